@@ -1,0 +1,217 @@
+r"""What is integrated: an SDE forward in time, an ODE, or the two ways a score turns noise back into data.
+
+    reverse SDE         dx = [f x - (1 + tau^2)/2 g^2 s] dt + tau g dW,    t falling      (tau = 1: Anderson 1982)
+    probability flow    dx = [f x - g^2 s / 2] dt = u dt
+
+Song et al. 2021, arXiv 2011.13456. Both share their marginals with the forward SDE.
+"""
+
+from __future__ import annotations
+
+import abc
+import copy
+from collections.abc import Callable
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from sdekit._tensors import as_float64, expand_right
+from sdekit.errors import ArgumentError
+from sdekit.models.score import EvaluationCounter, ScoreModel
+from sdekit.sdes import AbstractSDE, Calculus, NoiseKind
+
+__all__ = ["ODE", "Dynamics", "ForwardSDE", "ProbabilityFlow", "ReverseSDE", "as_dynamics"]
+
+
+class Dynamics(abc.ABC):
+    """dx = drift dt + diffusion dW. Says whether it is stochastic, how its noise acts, and what it counts."""
+
+    stochastic: bool
+    noise: NoiseKind | None
+    calculus: Calculus
+    model: ScoreModel | None = None
+    sde: AbstractSDE | None = None
+    counter: EvaluationCounter
+
+    @abc.abstractmethod
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        """The factor of dt at (x, t), of the shape of x; one counted evaluation."""
+
+    @abc.abstractmethod
+    def diffusion(self, x: Tensor, t: Tensor) -> Tensor:
+        """The factor of dW at (x, t), of the shape that `noise` declares."""
+
+    @abc.abstractmethod
+    def noise_shape(self, shape: torch.Size | tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of dW for a state of `shape`."""
+
+    @abc.abstractmethod
+    def counted(self) -> Dynamics:
+        """The same dynamics with a counter of its own, at 0."""
+
+    @abc.abstractmethod
+    def part(self, start: int, stop: int, total: int) -> Dynamics:
+        """The dynamics of samples start … stop - 1 of `total`, with the same counter."""
+
+    @property
+    def needs_autograd(self) -> bool:
+        """Whether evaluating it differentiates, so that inference mode must be off."""
+        return True
+
+
+class _WithoutNoise(Dynamics):
+    stochastic = False
+    noise = None
+    calculus: Calculus = "ito"
+
+    def diffusion(self, x: Tensor, t: Tensor) -> Tensor:
+        raise ArgumentError(f"{self!r} is an ODE: it has no diffusion.")
+
+    def noise_shape(self, shape: torch.Size | tuple[int, ...]) -> tuple[int, ...]:
+        raise ArgumentError(f"{self!r} is an ODE: it takes no noise.")
+
+
+@final
+class ODE(_WithoutNoise):
+    """dx/dt = f(x, t) for a function of the user's own."""
+
+    def __init__(self, drift: Callable[[Tensor, Tensor], Tensor]) -> None:
+        if not callable(drift):
+            raise ArgumentError(f"drift must be a function of (x, t), got {type(drift).__name__}.")
+        self._drift = drift
+        self.counter = EvaluationCounter()
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        self.counter.calls += 1
+        return self._drift(x, t)
+
+    def counted(self) -> Dynamics:
+        return ODE(self._drift)
+
+    def part(self, start: int, stop: int, total: int) -> Dynamics:
+        return self
+
+    def __repr__(self) -> str:
+        return f"ODE({getattr(self._drift, '__name__', type(self._drift).__name__)})"
+
+
+@final
+class ForwardSDE(Dynamics):
+    """An SDE as it stands, in either direction of time."""
+
+    stochastic = True
+    sde: AbstractSDE
+
+    def __init__(self, sde: AbstractSDE) -> None:
+        self.sde = sde
+        self.noise, self.calculus = sde.noise, sde.calculus
+        self.counter = EvaluationCounter()
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        self.counter.calls += 1
+        return self.sde.drift(x, t)
+
+    def diffusion(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.sde.diffusion(x, t)
+
+    def noise_shape(self, shape: torch.Size | tuple[int, ...]) -> tuple[int, ...]:
+        return self.sde.noise_shape(shape)
+
+    def counted(self) -> Dynamics:
+        return ForwardSDE(self.sde)
+
+    def part(self, start: int, stop: int, total: int) -> Dynamics:
+        return self
+
+    def __repr__(self) -> str:
+        return f"ForwardSDE({self.sde!r})"
+
+
+class _OfModel(Dynamics):
+    """What the two dynamics of a score model share: its SDE, its counter, its cutting into parts."""
+
+    model: ScoreModel
+
+    def __init__(self, model: ScoreModel) -> None:
+        if not isinstance(model, ScoreModel):
+            raise ArgumentError(f"expected a ScoreModel, got {type(model).__name__}.")
+        self.model = model
+        self.sde = model.sde
+        self.counter = model.counter
+
+    def counted(self) -> Dynamics:
+        return self._with(self.model.counted())
+
+    def part(self, start: int, stop: int, total: int) -> Dynamics:
+        return self._with(self.model.part(start, stop, total))
+
+    def _with(self, model: ScoreModel) -> Dynamics:
+        other = copy.copy(self)
+        other.model, other.counter = model, model.counter
+        return other
+
+    @property
+    def needs_autograd(self) -> bool:
+        return self.model.needs_autograd
+
+
+@final
+class ReverseSDE(_OfModel):
+    """dx = [f x - (1 + tau^2)/2 g^2 s] dt + tau g dW with t falling; tau = 1 is the time reversal of the SDE."""
+
+    stochastic = True
+    noise: NoiseKind = "additive"
+    calculus: Calculus = "ito"
+
+    def __init__(self, model: ScoreModel, tau: float = 1.0) -> None:
+        super().__init__(model)
+        if not tau > 0:
+            raise ArgumentError(f"tau must be above 0, got {tau!r}; tau = 0 is ProbabilityFlow(model).")
+        self.tau = float(tau)
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        f = _at(self.model.sde.drift_coefficient, t, x)
+        g2 = _at(self.model.sde.diffusion_coefficient, t, x).square()
+        return f * x - (0.5 * (1 + self.tau**2)) * g2 * self.model.score(x, t)
+
+    def diffusion(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.tau * _at(self.model.sde.diffusion_coefficient, t, x)
+
+    def noise_shape(self, shape: torch.Size | tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(shape)
+
+    def __repr__(self) -> str:
+        return f"ReverseSDE({self.model!r}, tau={self.tau:g})"
+
+
+@final
+class ProbabilityFlow(_OfModel, _WithoutNoise):
+    """dx/dt = f x - g^2 s / 2 = alpha' D + sigma' eps, the velocity."""
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.model.velocity(x, t)
+
+    def __repr__(self) -> str:
+        return f"ProbabilityFlow({self.model!r})"
+
+
+def _at(schedule: Callable[[Tensor | float], Tensor], t: Tensor, x: Tensor) -> Tensor:
+    return expand_right(schedule(as_float64(t)).to(device=x.device, dtype=x.dtype), x)
+
+
+def as_dynamics(what: Any) -> Dynamics:
+    """Dynamics as they are; an SDE as its forward dynamics.
+
+    Raises:
+        ArgumentError: for anything else. A ScoreModel has two dynamics, so it must be said which.
+    """
+    if isinstance(what, Dynamics):
+        return what
+    if isinstance(what, AbstractSDE):
+        return ForwardSDE(what)
+    if isinstance(what, ScoreModel):
+        raise ArgumentError(
+            "a ScoreModel has two dynamics: give ReverseSDE(model) or ProbabilityFlow(model), or call sample(model, …)."
+        )
+    raise ArgumentError(f"expected an SDE or dynamics (ReverseSDE, ProbabilityFlow, ODE), got {type(what).__name__}.")

@@ -1,0 +1,73 @@
+"""What a source of noise promises: standard normal draws of the state's shape, one after another.
+
+A *source* is what the user gives (a seed, generators, a function). A *stream* is the source opened for one solve: it
+hands out draw after draw and knows its position, so that a solve can be saved, resumed and replayed.
+"""
+
+from __future__ import annotations
+
+import abc
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+__all__ = ["NoiseSource", "NoiseStream", "Purpose"]
+
+Purpose = Literal["prior", "steps", "corrector", "probes"]
+
+
+class NoiseStream(abc.ABC):
+    """Draws z_0, z_1, … of one shape, each of independent N(0, 1) entries."""
+
+    seekable: bool
+    position: int = 0
+
+    @abc.abstractmethod
+    def next(self, t: float, s: float) -> Tensor:
+        """The next draw, for the step from time t to time s.
+
+        The tensor may be overwritten by the next call: copy what must stay.
+        """
+
+    @abc.abstractmethod
+    def seek(self, position: int) -> None:
+        """Go to draw number `position`; raises UnsupportedError where draws cannot be made again."""
+
+
+class NoiseSource(abc.ABC):
+    """Where noise comes from; opened once for each purpose of a solve."""
+
+    @abc.abstractmethod
+    def open(
+        self,
+        shape: tuple[int, ...],
+        *,
+        purpose: Purpose,
+        dtype: torch.dtype,
+        device: torch.device,
+        draws: int | None = None,
+        scales: Tensor | None = None,
+    ) -> NoiseStream:
+        """A stream of draws of `shape` (B, *).
+
+        Args:
+            shape: of one draw.
+            purpose: what it is for; each purpose has draws of its own.
+            dtype: of the draws.
+            device: of the draws.
+            draws: how many will be asked for, where it is known.
+            scales: float64 (draws,): draw k is multiplied by scales[k], at no cost of a pass where it can be.
+        """
+
+    @abc.abstractmethod
+    def part(self, start: int, stop: int, total: int) -> NoiseSource:
+        """The source for samples start … stop - 1 of `total`: the same draws for them as in the whole batch."""
+
+    def one_at_a_time(self) -> NoiseSource:
+        """The source to use where two streams draw in turn: one that draws nothing ahead of its time."""
+        return self
+
+    def prior(self, shape: tuple[int, ...], *, t: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """One standard normal draw for the start of a solve at time t, as a tensor of its own."""
+        return self.open(shape, purpose="prior", dtype=dtype, device=device, draws=1).next(t, t).clone()

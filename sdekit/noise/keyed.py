@@ -1,0 +1,239 @@
+r"""Noise keyed by (seed, sample index, position): the same draw alone or in a batch, whole or chunked, on any device.
+
+Draws are made in float32 on the CPU, in blocks of S consecutive samples by K consecutive positions, each block
+from a Mersenne Twister seeded by a key of (seed, purpose, block of samples, block of positions), and then cut, cast
+and moved. S and K depend on the size d of one sample and on nothing else, so any split of a batch sees the same
+numbers; a block is about 16,000 numbers (fewer for small d), so that seeding costs a few per cent of drawing.
+
+The key is a bijective 32-bit mix (that of MurmurHash3) of h + i M1 + p M2 with odd M1 and M2, h a 32-bit digest of
+seed and purpose: within one seed and purpose, no two blocks of samples share a key at the same position, nor two
+positions in the same block of samples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from numbers import Integral
+from typing import final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdekit.errors import ArgumentError
+from sdekit.noise.base import NoiseSource, NoiseStream, Purpose
+
+__all__ = ["KeyedNoise", "SeedsNoise"]
+
+_BLOCK = 16384
+_SMALL = 64
+_LARGE = 1024
+_KEYS = 4096
+
+
+def check_seed(name: str, seed: object) -> int:
+    """`seed` as an int of 0 … 2^64 - 1, or an ArgumentError that names it."""
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= int(seed) < 2**64:
+        raise ArgumentError(f"{name} must be an integer from 0 to 2^64 - 1, got {seed!r}.")
+    return int(seed)
+
+
+def block_sizes(d: int, *, alone: bool) -> tuple[int, int]:
+    """(S, K): samples and positions of one block, for samples of d numbers; alone: every sample has its own key."""
+    if d >= _LARGE:
+        return 1, max(1, _power_of_two(_BLOCK // d))
+    if alone:
+        return 1, 64 if d < _SMALL else 16
+    if d >= _SMALL:
+        return _power_of_two(_BLOCK // d), 1
+    return 64, 16
+
+
+def _power_of_two(n: int) -> int:
+    return 1 << max(0, n.bit_length() - 1)
+
+
+def _digest(seed: int, purpose: str) -> int:
+    text = f"{seed}/{purpose}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "little")
+
+
+def _keys(base: np.ndarray, block: np.ndarray, positions: range) -> list[list[int]]:
+    """A 32-bit key for each block of positions (outer) and each (base, block of samples) (inner)."""
+    low = np.uint64(0xFFFFFFFF)
+    place = np.arange(positions.start, positions.stop, dtype=np.uint64)[:, None] & low
+    mixed = base.astype(np.uint64) + block.astype(np.uint64) * np.uint64(0x9E3779B1)
+    mixed = (mixed + place * np.uint64(0x85EBCA77)) & low
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        mixed ^= mixed >> np.uint64(shift)
+        mixed = (mixed * np.uint64(factor)) & low
+    mixed ^= mixed >> np.uint64(16)
+    keys: list[list[int]] = mixed.tolist()
+    return keys
+
+
+@final
+class KeyedNoise(NoiseSource):
+    """One seed for all samples; sample i of a solve is number first + i of the seed's samples."""
+
+    def __init__(self, seed: int, first: int = 0) -> None:
+        self.seed = check_seed("seed", seed)
+        if isinstance(first, bool) or not isinstance(first, Integral) or first < 0:
+            raise ArgumentError(
+                f"first (the index of the first sample) must be an integer of 0 or more, got {first!r}."
+            )
+        self.first = int(first)
+
+    def open(
+        self,
+        shape: tuple[int, ...],
+        *,
+        purpose: Purpose,
+        dtype: torch.dtype,
+        device: torch.device,
+        draws: int | None = None,
+        scales: Tensor | None = None,
+    ) -> NoiseStream:
+        samples, positions = block_sizes(math.prod(shape[1:]), alone=False)
+        low, high = self.first // samples, (self.first + shape[0] - 1) // samples
+        blocks = np.arange(low, high + 1)
+        base = np.full(len(blocks), _digest(self.seed, purpose))
+        offset = self.first - low * samples
+        return _BlockStream(shape, dtype, device, base, blocks, samples, positions, offset, scales)
+
+    def part(self, start: int, stop: int, total: int) -> NoiseSource:
+        return KeyedNoise(self.seed, self.first + start)
+
+    def __repr__(self) -> str:
+        return f"KeyedNoise(seed={self.seed}, first={self.first})"
+
+
+@final
+class SeedsNoise(NoiseSource):
+    """A seed for each sample: sample i of seeds=S is the one sample of seeds=[S[i]]."""
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        if isinstance(seeds, str) or not isinstance(seeds, Sequence):
+            raise ArgumentError(f"seeds must be a list of integers, one for each sample, got {seeds!r}.")
+        self.seeds = [check_seed(f"seeds[{i}]", s) for i, s in enumerate(seeds)]
+
+    def open(
+        self,
+        shape: tuple[int, ...],
+        *,
+        purpose: Purpose,
+        dtype: torch.dtype,
+        device: torch.device,
+        draws: int | None = None,
+        scales: Tensor | None = None,
+    ) -> NoiseStream:
+        if len(self.seeds) != shape[0]:
+            raise ArgumentError(f"seeds has {len(self.seeds)} entries for a batch of {shape[0]}; give one a sample.")
+        samples, positions = block_sizes(math.prod(shape[1:]), alone=True)
+        # The purpose is marked as the alone kind, so that seeds=[s] and seed=s are two streams, not halves of one.
+        base = np.array([_digest(seed, f"{purpose}/alone") for seed in self.seeds])
+        blocks = np.zeros(len(base), int)
+        return _BlockStream(shape, dtype, device, base, blocks, samples, positions, 0, scales)
+
+    def part(self, start: int, stop: int, total: int) -> NoiseSource:
+        if len(self.seeds) != total:
+            raise ArgumentError(f"seeds has {len(self.seeds)} entries for a batch of {total}; give one a sample.")
+        return SeedsNoise(self.seeds[start:stop])
+
+    def __repr__(self) -> str:
+        return f"SeedsNoise({self.seeds!r})"
+
+
+@final
+class _BlockStream(NoiseStream):
+    """Fills K positions at a time and hands out prepared views, so that a draw costs a list look-up."""
+
+    seekable = True
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        device: torch.device,
+        base: np.ndarray,
+        blocks: np.ndarray,
+        samples: int,
+        positions: int,
+        offset: int,
+        scales: Tensor | None,
+    ) -> None:
+        self._base, self._blocks = base, blocks
+        self._generator = torch.Generator()
+        self._positions = positions
+        n, d = shape[0], math.prod(shape[1:])
+        drawn = torch.empty(len(blocks), positions, samples, d)
+        self._fills = list(drawn.reshape(len(blocks), -1).unbind(0))
+        in_place = dtype == torch.float32 and device.type == "cpu"
+        # Views of what was drawn where strides allow it; otherwise one copy a fill, into (K, B, d).
+        self._copies: list[tuple[Tensor, Tensor]] = []
+        if len(blocks) == 1 or positions == 1:
+            views = drawn.transpose(0, 1).view(positions, len(blocks) * samples, d)[:, offset : offset + n]
+        elif samples == 1:
+            views = drawn[:, :, 0].transpose(0, 1)
+        else:
+            views = torch.empty(positions, n, d)
+            whole = drawn.transpose(0, 1)
+            row = 0
+            for b in range(len(blocks)):
+                start = offset if b == 0 else 0
+                stop = min(samples, start + n - row)
+                self._copies.append((views[:, row : row + stop - start], whole[:, b, start:stop]))
+                row += stop - start
+        # Scales are applied in float32 where the state is no wider: for single positions by the draw itself, which
+        # costs nothing; otherwise to the block. A float64 state takes float32 draws scaled in float64.
+        self._deviations: list[float] | None = None
+        self._scales: Tensor | None = None
+        self._drawn = self._scaled = views
+        if scales is not None:
+            if positions == 1 and dtype != torch.float64:
+                self._deviations = scales.tolist()
+            else:
+                padding = -len(scales) % positions
+                self._scales = torch.nn.functional.pad(scales, (0, padding)).reshape(-1, positions, 1, 1)
+        self._cast: Tensor | None = None
+        if not in_place:
+            self._cast = views = torch.empty(views.shape, dtype=dtype, device=device)
+            if dtype == torch.float64:
+                self._scaled = self._cast
+        if self._scales is not None:
+            self._scales = self._scales.to(device=self._scaled.device, dtype=self._scaled.dtype)
+        self._views = list(views.unflatten(2, shape[1:]).unbind(0)) if len(shape) > 1 else list(views[..., 0].unbind(0))
+        self._filled = -1
+        self._keys: list[list[int]] = []
+        self._keyed = range(0)
+
+    def next(self, t: float, s: float) -> Tensor:
+        block, place = divmod(self.position, self._positions)
+        if block != self._filled:
+            self._fill(block)
+        self.position += 1
+        return self._views[place]
+
+    def seek(self, position: int) -> None:
+        self.position = position
+
+    def _fill(self, block: int) -> None:
+        if block not in self._keyed:  # keys are cheap by the thousand and dear one by one
+            self._keyed = range(block, block + max(1, _KEYS // len(self._fills)))
+            self._keys = _keys(self._base, self._blocks, self._keyed)
+        generator = self._generator
+        deviation = 1.0 if self._deviations is None else self._deviations[block]
+        for fill, key in zip(self._fills, self._keys[block - self._keyed.start], strict=True):
+            fill.normal_(0.0, deviation, generator=generator.manual_seed(key))
+        for to, source in self._copies:
+            to.copy_(source)
+        narrow = self._scaled is self._drawn
+        if self._scales is not None and narrow:
+            self._scaled.mul_(self._scales[block])
+        if self._cast is not None:
+            self._cast.copy_(self._drawn)
+        if self._scales is not None and not narrow:
+            self._scaled.mul_(self._scales[block])
+        self._filled = block

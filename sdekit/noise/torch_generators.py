@@ -1,0 +1,163 @@
+"""Noise from torch's own generators, drawn exactly as a hand-written loop with `torch.randn` would draw it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from torch import Tensor
+
+from sdekit.errors import ArgumentError, UnsupportedError
+from sdekit.noise.base import NoiseSource, NoiseStream, Purpose
+
+__all__ = ["GeneratorNoise"]
+
+_AHEAD = 16
+_AHEAD_ELEMENTS = 1 << 17
+
+
+@final
+class GeneratorNoise(NoiseSource):
+    """One torch.Generator for the batch, a list of one for each sample, or None: torch's global RNG.
+
+    A draw takes from a generator what `torch.randn(shape, generator=g, dtype=x.dtype, device=g.device)` takes (for a
+    list: `torch.randn((1, *shape[1:]), …)` for each sample), in the order of the steps; nothing is ever reseeded.
+    """
+
+    def __init__(
+        self, generator: torch.Generator | Sequence[torch.Generator] | None = None, *, ahead: int = _AHEAD
+    ) -> None:
+        many = isinstance(generator, Sequence) and not isinstance(generator, str)
+        each = list(generator) if many else [generator]  # type: ignore[arg-type]
+        if not all(g is None or isinstance(g, torch.Generator) for g in each) or (many and None in each):
+            raise ArgumentError(f"generator must be a torch.Generator, a list of them, or None; got {generator!r}.")
+        self._ahead = ahead
+        self._single = None if many else each[0]
+        self._each: list[torch.Generator] | None = each if many else None  # type: ignore[assignment]
+
+    def open(
+        self,
+        shape: tuple[int, ...],
+        *,
+        purpose: Purpose,
+        dtype: torch.dtype,
+        device: torch.device,
+        draws: int | None = None,
+        scales: Tensor | None = None,
+    ) -> NoiseStream:
+        if self._each is not None:
+            if len(self._each) != shape[0]:
+                raise ArgumentError(
+                    f"generator has {len(self._each)} entries for a batch of {shape[0]}; give one a sample."
+                )
+            return _ListStream(shape, dtype, device, self._each, scales)
+        return _SingleStream(shape, dtype, device, self._single, draws, scales, self._ahead)
+
+    def part(self, start: int, stop: int, total: int) -> NoiseSource:
+        if self._each is not None:
+            return GeneratorNoise(self._each[start:stop])
+        if self._single is not None and (start, stop) != (0, total):
+            raise ArgumentError(
+                "one generator draws for the whole batch, so a chunked run would draw other numbers; "
+                "use seed=, seeds=, or a list of generators with chunk=."
+            )
+        return self
+
+    def one_at_a_time(self) -> NoiseSource:
+        return GeneratorNoise(self._each if self._each is not None else self._single, ahead=1)
+
+    def __repr__(self) -> str:
+        return f"GeneratorNoise({self._single if self._each is None else self._each!r})"
+
+
+class _TorchStream(NoiseStream):
+    seekable = False
+
+    def seek(self, position: int) -> None:
+        if position != self.position:
+            raise UnsupportedError(
+                "a torch.Generator cannot go back to an earlier draw; use seed= for a solve that is resumed."
+            )
+
+
+@final
+class _SingleStream(_TorchStream):
+    """Draws up to 16 steps in one call where that gives the very numbers that as many calls would give.
+
+    torch fills contiguous float32 CPU tensors of 16 or more numbers in groups of 16, so a fill of several draws equals
+    the draws one by one if each is a multiple of 16 long. Never more is drawn than the solve said it needs.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        device: torch.device,
+        generator: torch.Generator | None,
+        draws: int | None,
+        scales: Tensor | None,
+        ahead: int,
+    ) -> None:
+        self._generator = generator
+        self._source_device = device if generator is None else generator.device
+        size = math.prod(shape)
+        whole = dtype == torch.float32 and self._source_device.type == "cpu" and size % 16 == 0
+        self._ahead = max(1, min(ahead, _AHEAD_ELEMENTS // size, draws or 1)) if whole else 1
+        self._left = draws
+        self._drawn = torch.empty(self._ahead, *shape, dtype=dtype, device=self._source_device)
+        self._views = list(self._drawn.unbind(0))
+        self._moved = None if self._source_device == device else torch.empty(shape, dtype=dtype, device=device)
+        self._ready = 0
+        self._place = 0
+        self._scales = None
+        if scales is not None:
+            scale = scales.to(device=self._source_device, dtype=torch.promote_types(dtype, torch.float32))
+            self._scales = scale.reshape(-1, *([1] * len(shape)))
+
+    def next(self, t: float, s: float) -> Tensor:
+        if self._place == self._ready:
+            self._fill()
+        z = self._views[self._place]
+        self._place += 1
+        self.position += 1
+        return z if self._moved is None else self._moved.copy_(z)
+
+    def _fill(self) -> None:
+        count = 1 if self._left is None else max(1, min(self._ahead, self._left))
+        drawn = self._drawn[:count].normal_(generator=self._generator)
+        if self._scales is not None:
+            drawn.mul_(self._scales[self.position : self.position + count])
+        self._ready, self._place = count, 0
+        if self._left is not None:
+            self._left -= count
+
+
+@final
+class _ListStream(_TorchStream):
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        device: torch.device,
+        generators: list[torch.Generator],
+        scales: Tensor | None,
+    ) -> None:
+        self._generators = generators
+        self._scales = None if scales is None else scales.tolist()
+        self._z = torch.empty(shape, dtype=dtype, device=device)
+        self._rows = list(self._z[:, None].unbind(0))
+        self._on_device = all(g.device == device for g in generators)
+
+    def next(self, t: float, s: float) -> Tensor:
+        for row, generator in zip(self._rows, self._generators, strict=True):
+            if self._on_device:
+                row.normal_(generator=generator)
+            else:
+                there = torch.empty(row.shape, dtype=row.dtype, device=generator.device)
+                row.copy_(there.normal_(generator=generator))
+        if self._scales is not None:
+            self._z.mul_(self._scales[self.position])
+        self.position += 1
+        return self._z

@@ -1,0 +1,267 @@
+"""The solver contract.
+
+A solver is a small immutable object: class attributes declare what it is, dataclass fields are its options, and
+nothing stays in it between calls. `integrate` moves a state along dynamics over a span of time; `init` and `step` do
+the same by hand for the fixed-step kinds. A solver that cannot serve some dynamics says so in `check`, before any
+evaluation.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal, final
+
+import torch
+from torch import Tensor
+
+from sdekit.dynamics import Dynamics
+from sdekit.errors import ArgumentError, UnsupportedError
+from sdekit.noise import NoiseSource
+from sdekit.sdes import Calculus
+from sdekit.solvers.solution import Solution, SolveState
+
+__all__ = ["AdaptiveSolver", "FixedStepSolver", "Observers", "Problem", "Solver", "StepInfo", "Stepper"]
+
+Kind = Literal["step", "table", "bridge", "composition"]
+
+
+@final
+@dataclass
+class StepInfo:
+    """What a callback is given after each step: `x` may be changed in place; `stop()` ends the solve here."""
+
+    step: int
+    steps: int
+    t: float
+    x: Tensor
+    stopped: bool = False
+
+    def stop(self) -> None:
+        """End the solve after this step, with status "stopped"."""
+        self.stopped = True
+
+
+@final
+@dataclass(frozen=True)
+class Observers:
+    """Who watches a solve: a progress bar, a callback, a trajectory. Their being there changes no number."""
+
+    progress: bool = False
+    callback: Callable[[StepInfo], None] | None = None
+    trajectory: bool = False
+
+
+@final
+@dataclass(frozen=True)
+class Problem:
+    """One initial value problem: dynamics, the state x (B, *) at the first of `times`, and a source of noise.
+
+    times: float64, strictly monotone; (N + 1,) for a fixed-step solver, (2,) or more for an adaptive one, which returns
+    the state at each of them as its trajectory if one is asked for.
+    """
+
+    dynamics: Dynamics
+    x: Tensor
+    times: Tensor
+    noise: NoiseSource
+    last_noise: bool = True
+
+
+class Solver(abc.ABC):
+    """What every solver declares.
+
+    Attributes:
+        name: the catalogue's name.
+        kind: "step", "table", "bridge" or "composition".
+        stochastic: whether it integrates SDEs (True) or ODEs (False).
+        adaptive: whether it chooses its own steps, from rtol and atol.
+        order: order of accuracy for an ODE; None for a stochastic solver.
+        strong_order, weak_order: for an SDE with the noise kinds it serves; None where none is known.
+        evaluations_per_step: network (or drift) evaluations of one step; None where it varies.
+        needs: what the dynamics must offer: "score" for a diffusion model, "diagonal" for no general noise, …
+        calculus: the readings of an SDE that it serves.
+        couples_batch: True where a sample's result depends on its batch (a shared step size, a batch norm).
+        default_grid: the grid it takes where none is named.
+        reference: authors, year, arXiv id.
+    """
+
+    kind: ClassVar[Kind]
+    adaptive: ClassVar[bool] = False
+    order: ClassVar[float | None] = None
+    strong_order: ClassVar[float | None] = None
+    weak_order: ClassVar[float | None] = None
+    evaluations_per_step: ClassVar[int | None] = None
+    needs: ClassVar[tuple[str, ...]] = ()
+    calculus: ClassVar[tuple[Calculus, ...]] = ("ito", "stratonovich")
+    default_grid: ClassVar[str] = "uniform"
+    reference: ClassVar[str]
+
+    @property
+    @abc.abstractmethod
+    def name(self) -> str:
+        """The catalogue's name."""
+
+    @property
+    @abc.abstractmethod
+    def stochastic(self) -> bool:
+        """Whether it integrates SDEs (True) or ODEs (False)."""
+
+    @property
+    def couples_batch(self) -> bool:
+        """Whether a sample's result depends on the others in its batch."""
+        return False
+
+    @abc.abstractmethod
+    def integrate(self, problem: Problem, observers: Observers | None = None) -> Solution:
+        """Solve the problem.
+
+        Raises:
+            UnsupportedError: if this solver cannot serve the dynamics; before any evaluation.
+            NonFiniteError: if the state becomes NaN or infinite; names solver, step and time.
+        """
+
+    def check(self, dynamics: Dynamics) -> None:
+        """Raise UnsupportedError, saying what would serve, if this solver cannot serve `dynamics`."""
+        if dynamics.stochastic != self.stochastic:
+            wanted, given = ("an SDE", "an ODE") if self.stochastic else ("an ODE", "an SDE")
+            other = "ReverseSDE(model)" if self.stochastic else "ProbabilityFlow(model)"
+            raise UnsupportedError(
+                f"solver {self.name!r} integrates {wanted}, but {dynamics!r} is {given}. "
+                f"For a score model take {other}; `sdekit solvers` lists what integrates which."
+            )
+        if "score" in self.needs and dynamics.model is None:
+            raise UnsupportedError(
+                f"solver {self.name!r} is built on a score model's alpha, sigma and denoised; {dynamics!r} has none. "
+                "Take a solver that sees only drift and diffusion, such as 'euler_maruyama' or 'euler'."
+            )
+        if dynamics.stochastic and dynamics.noise != "additive" and dynamics.calculus not in self.calculus:
+            raise UnsupportedError(
+                f"solver {self.name!r} converges to the {' and '.join(self.calculus)} solution; {dynamics!r} is read "
+                f"in the {dynamics.calculus} sense. Rewrite the drift, or take a solver of that calculus."
+            )
+        if "elementwise noise" in self.needs and dynamics.noise == "general":
+            raise UnsupportedError(
+                f"solver {self.name!r} serves scalar, additive and diagonal noise; {dynamics!r} has general (matrix) "
+                "noise. Take 'euler_maruyama'."
+            )
+
+    def options(self) -> dict[str, Any]:
+        """The options this object was made with, by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{k}={v!r}" for k, v in self.options().items())
+        return f"{type(self).__name__}({shown})"
+
+
+class Stepper(abc.ABC):
+    """A fixed-step solver made ready for one problem: buffers, coefficients, noise streams. Lives for one solve."""
+
+    times: Tensor
+
+    @property
+    @abc.abstractmethod
+    def x(self) -> Tensor:
+        """The state as the user sees it; writing into it changes the solve."""
+
+    @abc.abstractmethod
+    def advance(self, start: int, stop: int) -> None:
+        """Move from the end of step `start` to the end of step `stop`."""
+
+    @abc.abstractmethod
+    def registers(self) -> dict[str, Tensor]:
+        """The tensors, besides x, that the next steps need."""
+
+    @abc.abstractmethod
+    def noise_positions(self) -> tuple[int, ...]:
+        """Draws taken from each noise stream."""
+
+    @abc.abstractmethod
+    def restore(self, state: SolveState) -> None:
+        """Go to a state that `registers` and `noise_positions` described."""
+
+    @property
+    @abc.abstractmethod
+    def replayable(self) -> bool:
+        """Whether steps can be made again from an earlier state with the same noise."""
+
+
+class FixedStepSolver(Solver):
+    """A solver that steps where its grid says. Subclasses make a Stepper; the one loop drives it."""
+
+    @abc.abstractmethod
+    def stepper(self, problem: Problem) -> Stepper:
+        """The stepper for a problem that `check` has passed."""
+
+    def integrate(
+        self,
+        problem: Problem,
+        observers: Observers | None = None,
+        *,
+        resume: SolveState | None = None,
+        stop: int | None = None,
+    ) -> Solution:
+        """Solve; from `resume` (a state of the same problem) where given, and to the end of step `stop` where given."""
+        from sdekit.solvers.loop import run_fixed
+
+        self.check(problem.dynamics)
+        return run_fixed(self, problem, observers or Observers(), resume=resume, stop=stop)
+
+    def init(self, problem: Problem) -> HandState:
+        """The state before the first step, to be moved by `step`."""
+        self.check(problem.dynamics)
+        dynamics = problem.dynamics.counted()
+        counted = Problem(dynamics, problem.x, problem.times, problem.noise, problem.last_noise)
+        return HandState(SolveState(problem.x.clone(), 0, float(problem.times[0])), self.stepper(counted), dynamics)
+
+    def step(self, state: HandState) -> HandState:
+        """The state one step on. The state given stays as it is."""
+        from sdekit.solvers.loop import snapshot
+
+        k, stepper = state.value.step, state.stepper
+        if k + 1 >= len(stepper.times):
+            raise ArgumentError(f"the solve is at its end, after step {k}; there is no step {k + 1}.")
+        if stepper.replayable or stepper.noise_positions() != state.value.noise_positions:
+            stepper.restore(state.value)
+        calls = state.dynamics.counter.calls
+        with torch.no_grad():
+            stepper.advance(k, k + 1)
+        nfe = state.value.nfe + state.dynamics.counter.calls - calls
+        return HandState(snapshot(stepper, k + 1, nfe), stepper, state.dynamics)
+
+
+@final
+@dataclass(frozen=True)
+class HandState:
+    """A solve in the user's hands: `value` is plain and can be saved; `x`, `t` and `nfe` are read from it."""
+
+    value: SolveState
+    stepper: Stepper
+    dynamics: Dynamics
+
+    @property
+    def x(self) -> Tensor:
+        """The state, (B, *)."""
+        return self.value.x
+
+    @property
+    def t(self) -> float:
+        """The time reached."""
+        return self.value.t
+
+    @property
+    def nfe(self) -> int:
+        """Evaluations so far."""
+        return self.value.nfe
+
+    def at(self, value: SolveState) -> HandState:
+        """The same solve at another saved state."""
+        return HandState(value, self.stepper, self.dynamics)
+
+
+class AdaptiveSolver(Solver):
+    """A solver that chooses its own steps. It takes tolerances, and no step count and no grid."""
+
+    adaptive = True

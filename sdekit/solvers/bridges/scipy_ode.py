@@ -1,0 +1,169 @@
+"""scipy's adaptive ODE solvers behind the solver contract."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdekit._tensors import check_positive, check_positive_integer
+from sdekit.errors import NonFiniteError, UnknownNameError
+from sdekit.solvers.base import AdaptiveSolver, Observers, Problem
+from sdekit.solvers.progress import progress_bar
+from sdekit.solvers.solution import Solution, Status, first_bad_samples
+
+__all__ = ["METHODS", "ScipyODE"]
+
+METHODS = ("RK45", "RK23", "DOP853", "LSODA", "Radau", "BDF")
+
+
+@final
+@dataclass(frozen=True, repr=False)
+class ScipyODE(AdaptiveSolver):
+    r"""A method of scipy.integrate on the flattened state, in float64, in either direction of time.
+
+    The model is evaluated in the state's own dtype. The error norm is scipy's: the root mean square over *all* entries
+    of the state it is given, so a batch shares its steps (`couples_batch`); per_sample=True solves each sample on its
+    own, which costs as many solves and makes a sample's result independent of its batch.
+
+    Args:
+        method: RK45, RK23, DOP853, LSODA, Radau or BDF.
+        rtol: relative tolerance of a step.
+        atol: absolute tolerance of a step.
+        max_nfe: stop with status "max_nfe" once this many evaluations are made; no limit unless given.
+        per_sample: solve sample by sample.
+
+    Virtanen et al. 2020, doi 10.1038/s41592-019-0686-2.
+    """
+
+    method: str = "RK45"
+    rtol: float = 1e-5
+    atol: float = 1e-5
+    max_nfe: int | None = None
+    per_sample: bool = False
+
+    kind = "bridge"
+    reference = "Virtanen et al. 2020, doi 10.1038/s41592-019-0686-2"
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise UnknownNameError("scipy method", self.method, METHODS)
+        check_positive("rtol", self.rtol)
+        check_positive("atol", self.atol)
+        if self.max_nfe is not None:
+            check_positive_integer("max_nfe", self.max_nfe)
+
+    @property
+    def stochastic(self) -> bool:
+        return False
+
+    @property
+    def couples_batch(self) -> bool:
+        return not self.per_sample
+
+    @property
+    def name(self) -> str:
+        return f"scipy:{self.method}"
+
+    def integrate(self, problem: Problem, observers: Observers | None = None) -> Solution:
+        self.check(problem.dynamics)
+        watch = observers or Observers()
+        if not self.per_sample:
+            return self._solve(problem, watch)
+        batch = problem.x.shape[0]
+        counted = problem.dynamics.counted()
+        parts = []
+        for i in range(batch):
+            one = Problem(counted.part(i, i + 1, batch), problem.x[i : i + 1], problem.times, problem.noise)
+            parts.append(self._solve(one, watch))
+        statuses = [p.status for p in parts]
+        kept = [p.trajectory for p in parts if p.trajectory is not None]
+        worst: Status = next((s for s in statuses if s != "success"), "success")
+        return Solution(
+            x=torch.cat([p.x for p in parts]),
+            t=parts[0].t if worst == "success" else max((p.t for p in parts), key=lambda t: abs(t - parts[0].t)),
+            nfe=torch.tensor([int(p.nfe) for p in parts]),
+            status=worst,
+            times=problem.times,
+            trajectory=torch.cat(kept, dim=1) if kept else None,
+            trajectory_times=parts[0].trajectory_times,
+            stats={"steps": [p.stats["steps"] for p in parts], "status": statuses},
+        )
+
+    def _solve(self, problem: Problem, watch: Observers) -> Solution:
+        import scipy.integrate
+
+        dynamics, x0 = problem.dynamics.counted(), problem.x
+        steps_done = 0
+
+        def derivative(t: float, y: np.ndarray) -> np.ndarray:
+            x = torch.from_numpy(y).to(device=x0.device, dtype=x0.dtype).reshape(x0.shape)
+            with torch.no_grad():
+                dx = dynamics.drift(x, torch.tensor(t, dtype=torch.float64, device=x0.device))
+            flat: np.ndarray = dx.detach().to(device="cpu", dtype=torch.float64).reshape(-1).numpy()
+            if not np.isfinite(flat).all():
+                raise NonFiniteError(self.name, steps_done + 1, t, first_bad_samples(dx))
+            return flat
+
+        times = problem.times.tolist()
+        start, end = times[0], times[-1]
+        make: Any = getattr(scipy.integrate, self.method)
+        y0 = x0.detach().to(device="cpu", dtype=torch.float64).reshape(-1).numpy().copy()
+        structure = _jacobian_structure(self.method, x0.shape)
+        solver = make(derivative, start, y0, end, rtol=self.rtol, atol=self.atol, **structure)
+        status: Status = "success"
+        kept = [y0] if watch.trajectory else []
+        wanted = times[1:]
+        with progress_bar(watch.progress, total=1.0, name=self.name, unit="T") as bar:
+            while solver.status == "running":
+                if self.max_nfe is not None and dynamics.counter.calls >= self.max_nfe:
+                    status = "max_nfe"
+                    break
+                solver.step()
+                if solver.status == "failed":
+                    status = "failed"
+                    break
+                steps_done += 1
+                bar.update(abs(solver.t - start) / abs(end - start) - bar.n)
+                if watch.trajectory:
+                    inside = None
+                    while wanted and (wanted[0] - solver.t) * solver.direction <= 0:
+                        at = wanted.pop(0)
+                        if at == solver.t:
+                            kept.append(solver.y.copy())
+                            continue
+                        inside = inside or solver.dense_output()
+                        kept.append(inside(at))
+
+        def state(y: np.ndarray) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(y)).to(device=x0.device, dtype=x0.dtype).reshape(x0.shape)
+
+        return Solution(
+            x=state(solver.y.copy()),
+            t=float(solver.t),
+            nfe=dynamics.counter.calls,
+            status=status,
+            times=problem.times,
+            trajectory=torch.stack([state(y) for y in kept]) if kept else None,
+            trajectory_times=problem.times[: len(kept)] if kept else None,
+            stats={"steps": steps_done},
+        )
+
+
+def _jacobian_structure(method: str, shape: torch.Size) -> dict[str, Any]:
+    """What an implicit method may know: samples do not mix, so the batch's Jacobian is block-diagonal.
+
+    With it a Jacobian costs as many evaluations as one sample has entries, not as the batch has.
+    """
+    batch, d = shape[0], math.prod(shape[1:])
+    if batch == 1 or method not in ("Radau", "BDF", "LSODA"):
+        return {}
+    if method == "LSODA":
+        return {"lband": d - 1, "uband": d - 1}
+    import scipy.sparse
+
+    return {"jac_sparsity": scipy.sparse.kron(scipy.sparse.identity(batch), np.ones((d, d)), format="csc")}

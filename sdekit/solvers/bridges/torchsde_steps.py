@@ -1,0 +1,193 @@
+"""torchsde's fixed-step methods behind the solver contract."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from sdekit.dynamics import Dynamics
+from sdekit.errors import UnknownNameError, UnsupportedError
+from sdekit.sdes import Calculus
+from sdekit.solvers.base import FixedStepSolver, Problem, Stepper
+from sdekit.solvers.solution import SolveState
+
+__all__ = ["METHODS", "TorchsdeSDE"]
+
+METHODS: dict[str, tuple[Calculus, ...]] = {
+    "euler": ("ito",),
+    "milstein": ("ito", "stratonovich"),
+    "srk": ("ito",),
+    "heun": ("stratonovich",),
+    "midpoint": ("stratonovich",),
+    "reversible_heun": ("stratonovich",),
+}
+
+
+@final
+@dataclass(frozen=True, repr=False)
+class TorchsdeSDE(FixedStepSolver):
+    r"""One step of a torchsde method for each step of the grid.
+
+    torchsde steps forward in time with one step size; here every step is a call of its own, in the elapsed time
+    |t - start|, so that any grid and either direction work. The noise is sdekit's: the increments W, and for srk the
+    integrals U = int (W - W_t) = h (W/2 + H), H ~ N(0, h/12), come from the solve's own stream, so that a seed gives
+    the same sample alone and in a batch. With additive noise an Ito and a Stratonovich equation are the same, so each
+    method is given the calculus it wants; with other noise the dynamics must be of the method's own.
+
+    Li et al. 2020, arXiv 2001.01328; Kidger et al. 2021, arXiv 2105.13493 (reversible_heun).
+    """
+
+    method: str = "euler"
+
+    kind = "bridge"
+    reference = "Li et al. 2020, arXiv 2001.01328"
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise UnknownNameError("torchsde method", self.method, METHODS)
+
+    @property
+    def stochastic(self) -> bool:
+        return True
+
+    @property
+    def name(self) -> str:
+        return f"torchsde:{self.method}"
+
+    def check(self, dynamics: Dynamics) -> None:
+        super().check(dynamics)
+        served = METHODS[self.method]
+        if dynamics.noise != "additive" and dynamics.calculus not in served:
+            raise UnsupportedError(
+                f"solver {self.name!r} converges to the {' and '.join(served)} solution; {dynamics!r} is read in the "
+                f"{dynamics.calculus} sense. Rewrite the drift, or take a method of that calculus."
+            )
+        if dynamics.noise == "general" and self.method in ("milstein", "srk"):
+            raise UnsupportedError(f"solver {self.name!r} serves no general (matrix) noise; 'torchsde:euler' does.")
+
+    def stepper(self, problem: Problem) -> Stepper:
+        return _TorchsdeStepper(self, problem)
+
+
+@final
+class _TorchsdeStepper(Stepper):
+    def __init__(self, solver: TorchsdeSDE, problem: Problem) -> None:
+        self.times = problem.times
+        self._method = solver.method
+        self._x = problem.x.clone()
+        self._floats: list[float] = problem.times.tolist()
+        start = self._floats[0]
+        self._elapsed = [abs(t - start) for t in self._floats]
+        sign = 1.0 if self._floats[-1] > start else -1.0
+        served = METHODS[solver.method]
+        calculus = problem.dynamics.calculus if problem.dynamics.calculus in served else served[0]
+        self._equation = _Equation(problem.dynamics, tuple(problem.x.shape), calculus, start, sign)
+        self._extra: tuple[Tensor, ...] | None = None
+        self._last_noise = problem.last_noise
+        self._integrals = solver.method == "srk"
+        self._stream = problem.noise.open(
+            problem.dynamics.noise_shape(problem.x.shape),
+            purpose="steps",
+            dtype=problem.x.dtype,
+            device=problem.x.device,
+            draws=(2 if self._integrals else 1) * (len(self._floats) - 1),
+        )
+
+    @property
+    def x(self) -> Tensor:
+        return self._x
+
+    def advance(self, start: int, stop: int) -> None:
+        import torchsde
+
+        from sdekit.solvers.bridges.torchsde_path import OneStepPath
+
+        for k in range(start, stop):
+            t, s = self._elapsed[k], self._elapsed[k + 1]
+            path = OneStepPath(t, s, *self._increment(k, s - t))
+            y = self._x.reshape(self._x.shape[0], -1)
+            result = torchsde.sdeint(
+                self._equation,
+                y,
+                torch.tensor([t, s], dtype=torch.float64, device=y.device),
+                bm=path,
+                method=self._method,
+                dt=2 * (s - t),  # longer than the span: torchsde cuts it to one step that ends exactly there
+                extra=self._method == "reversible_heun",
+                extra_solver_state=self._extra,
+            )
+            if self._method == "reversible_heun":
+                states, self._extra = result
+            else:
+                states = result
+            self._x = states[-1].reshape(self._x.shape)
+
+    def _increment(self, k: int, h: float) -> tuple[Tensor, Tensor | None]:
+        silent = not self._last_noise and k == len(self._floats) - 2
+        scale = 0.0 if silent else math.sqrt(h)
+        at, to = self._floats[k], self._floats[k + 1]
+        w = self._flat(self._stream.next(at, to)) * scale
+        u = None
+        if self._integrals:
+            u = h * (0.5 * w + self._flat(self._stream.next(at, to)) * (scale / math.sqrt(12)))
+        return w, u
+
+    @staticmethod
+    def _flat(z: Tensor) -> Tensor:
+        return z.reshape(z.shape[0], -1)
+
+    def registers(self) -> dict[str, Tensor]:
+        return {} if self._extra is None else {f"extra_{i}": e for i, e in enumerate(self._extra)}
+
+    def noise_positions(self) -> tuple[int, ...]:
+        return (self._stream.position,)
+
+    def restore(self, state: SolveState) -> None:
+        self._x = state.x.clone()
+        self._extra = tuple(state.registers[f"extra_{i}"].clone() for i in range(len(state.registers))) or None
+        self._stream.seek(*state.noise_positions)
+
+    @property
+    def replayable(self) -> bool:
+        return self._stream.seekable
+
+
+class _Equation(torch.nn.Module):
+    """The dynamics as torchsde wants them: flat states, time that rises from 0."""
+
+    def __init__(
+        self, dynamics: Dynamics, shape: tuple[int, ...], calculus: Calculus, start: float, sign: float
+    ) -> None:
+        super().__init__()
+        self.dynamics, self.shape, self.start, self.sign = dynamics, shape, start, sign
+        self._last: tuple[float, Tensor, Tensor] | None = None
+        # torchsde's "additive" is a matrix; an elementwise g(t) is its "diagonal".
+        self.noise_type = "diagonal" if dynamics.noise == "additive" else dynamics.noise
+        self.sde_type = calculus
+
+    def _state(self, y: Tensor) -> Tensor:
+        return y.reshape(self.shape)
+
+    def _time(self, elapsed: Tensor | float) -> Tensor:
+        return self.start + self.sign * torch.as_tensor(elapsed, dtype=torch.float64)
+
+    def f(self, t: Tensor, y: Tensor) -> Tensor:
+        # torchsde looks at the drift's shape before each call of sdeint, at the very point where the step begins; the
+        # step takes that value, so that no evaluation is wasted.
+        if self._last is not None and self._last[1] is y and self._last[0] == float(t):
+            return self._last[2]
+        value = self.sign * self.dynamics.drift(self._state(y), self._time(t)).reshape(y.shape)
+        self._last = (float(t), y, value)
+        return value
+
+    def g(self, t: Tensor, y: Tensor) -> Tensor:
+        x = self._state(y)
+        g = self.dynamics.diffusion(x, self._time(t))
+        if self.noise_type == "general":
+            return g.reshape(y.shape[0], -1, g.shape[-1])
+        flat = g.expand(x.shape).reshape(y.shape)
+        return flat[..., None] if self.noise_type == "scalar" else flat

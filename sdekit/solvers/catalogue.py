@@ -1,0 +1,170 @@
+"""The names: the only file that sees every solver.
+
+A new solver is one file and one line in `_ENTRIES`; tests, documentation, command line and verification find it here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, final
+
+from sdekit.errors import ArgumentError, UnknownNameError
+from sdekit.solvers.base import FixedStepSolver, Solver
+from sdekit.solvers.bridges.scipy_ode import METHODS as SCIPY_METHODS
+from sdekit.solvers.bridges.scipy_ode import ScipyODE
+from sdekit.solvers.bridges.torchsde_steps import METHODS as TORCHSDE_METHODS
+from sdekit.solvers.bridges.torchsde_steps import TorchsdeSDE
+from sdekit.solvers.correctors import CORRECTORS, Corrector
+from sdekit.solvers.diffusion.ancestral import Ancestral
+from sdekit.solvers.diffusion.ddim import DDIM
+from sdekit.solvers.diffusion.reverse_diffusion import ReverseDiffusion
+from sdekit.solvers.ode.euler import Euler
+from sdekit.solvers.ode.heun import Heun
+from sdekit.solvers.ode.rk4 import RK4
+from sdekit.solvers.predictor_corrector import PredictorCorrector
+from sdekit.solvers.sde.euler_maruyama import EulerMaruyama
+
+__all__ = ["Entry", "entries", "get", "names", "register", "resolve"]
+
+
+@final
+@dataclass(frozen=True)
+class Entry:
+    """One name of the catalogue: how its solver is made, its other names, and a line about it."""
+
+    name: str
+    make: Callable[..., Solver]
+    summary: str
+    aliases: tuple[str, ...] = ()
+    fixed: dict[str, Any] = field(default_factory=dict)
+
+
+def _predictor_corrector(
+    predictor: str | FixedStepSolver | None = "reverse_diffusion",
+    corrector: str | Corrector | None = "langevin",
+    snr: float | None = None,
+    n_steps: int | None = None,
+    norms: str | None = None,
+) -> PredictorCorrector:
+    """PredictorCorrector with either part by name or by object.
+
+    Args:
+        predictor: a solver's name or object, or None ("none").
+        corrector: "langevin", "ald", a Corrector, or None ("none").
+        snr: the named corrector's signal-to-noise ratio, 0.16 unless given.
+        n_steps: the named corrector's steps, 1 unless given.
+        norms: "sample" or "batch", for langevin.
+    """
+    moving: Solver | None = None
+    if isinstance(predictor, str):
+        moving = None if predictor == "none" else get(predictor)
+    else:
+        moving = predictor
+    if moving is not None and not isinstance(moving, FixedStepSolver):
+        raise ArgumentError(f"the predictor must step along a grid; {moving.name!r} chooses its own steps.")
+    settings = {k: v for k, v in {"snr": snr, "n_steps": n_steps, "norms": norms}.items() if v is not None}
+    if not isinstance(corrector, str) or corrector == "none":
+        if settings:
+            raise ArgumentError(f"{', '.join(settings)} go with a corrector's name; got corrector={corrector!r}.")
+        return PredictorCorrector(moving, None if isinstance(corrector, str) else corrector)
+    if corrector not in CORRECTORS:
+        raise UnknownNameError("corrector", corrector, (*CORRECTORS, "none"))
+    kind = CORRECTORS[corrector]
+    unknown = set(settings) - _options_of(kind)
+    if unknown:
+        raise ArgumentError(f"corrector {corrector!r} has no option {', '.join(sorted(unknown))}.")
+    return PredictorCorrector(moving, kind(**settings))
+
+
+def _options_of(make: Callable[..., Any]) -> set[str]:
+    if is_dataclass(make):
+        return {f.name for f in fields(make)}
+    code = make.__code__  # type: ignore[attr-defined]
+    return set(code.co_varnames[: code.co_argcount])
+
+
+_ENTRIES = (
+    Entry("euler_maruyama", EulerMaruyama, "Euler-Maruyama on any SDE", ("em",)),
+    Entry("ancestral", Ancestral, "DDPM's posterior, step by step", ("ddpm", "ancestral_sampling")),
+    Entry("reverse_diffusion", ReverseDiffusion, "the forward discretisation turned round"),
+    Entry("ddim", DDIM, "exponential Euler; eta from deterministic to ancestral"),
+    Entry("euler", Euler, "Euler on the probability flow or any ODE"),
+    Entry("heun", Heun, "Heun on the probability flow or any ODE", ("edm_heun",)),
+    Entry("rk4", RK4, "classical Runge-Kutta on the probability flow or any ODE"),
+    Entry("pc", _predictor_corrector, "any predictor with any corrector", ("predictor_corrector",)),
+    *(Entry(f"scipy:{m}", ScipyODE, f"scipy's {m}, adaptive, in float64", (), {"method": m}) for m in SCIPY_METHODS),
+    *(
+        Entry(f"torchsde:{m}", TorchsdeSDE, f"torchsde's {m}, a step for each of the grid's", (), {"method": m})
+        for m in TORCHSDE_METHODS
+    ),
+)
+_CATALOGUE: dict[str, Entry] = {e.name: e for e in _ENTRIES}
+_LISTING = "`sdekit solvers` lists all {}."
+
+
+def names() -> list[str]:
+    """Every name, without aliases, in the catalogue's order."""
+    return list(_CATALOGUE)
+
+
+def entries() -> list[Entry]:
+    """Every entry, in the catalogue's order."""
+    return list(_CATALOGUE.values())
+
+
+def resolve(name: str) -> Entry:
+    """The entry of a name or an alias, whatever its case.
+
+    Raises:
+        UnknownNameError: if there is none; the message carries the nearest name.
+    """
+    if not isinstance(name, str):
+        raise ArgumentError(f"a solver is given by name or as a Solver, got {name!r}.")
+    known = {alias.lower(): e for e in _CATALOGUE.values() for alias in (e.name, *e.aliases)}
+    key = name.lower()
+    if key not in known:
+        spelled = {alias for e in _CATALOGUE.values() for alias in (e.name, *e.aliases)}
+        raise UnknownNameError("solver", name, spelled, _LISTING.format(len(_CATALOGUE)))
+    return known[key]
+
+
+def get(name: str, **options: Any) -> Solver:
+    """The solver of that name with these options.
+
+    Raises:
+        UnknownNameError: if no solver has that name.
+        ArgumentError: if it has no such option, or an option's value is out of range.
+    """
+    entry = resolve(name)
+    allowed = _options_of(entry.make) - set(entry.fixed)
+    unknown = sorted(set(options) - allowed)
+    if unknown:
+        raise ArgumentError(_unknown_options(entry, unknown, allowed))
+    return entry.make(**entry.fixed, **options)
+
+
+def _unknown_options(entry: Entry, unknown: list[str], allowed: set[str]) -> str:
+    has = f"its options are {', '.join(sorted(allowed))}" if allowed else "it has none"
+    message = f"solver {entry.name!r} has no option {', '.join(map(repr, unknown))}; {has}."
+    if {"rtol", "atol"} & set(unknown):
+        message += " It takes a fixed number of steps; tolerances go with an adaptive solver such as 'scipy:RK45'."
+    return message
+
+
+def register(name: str, solver: Callable[..., Solver] | Solver, summary: str = "", *, replace: bool = False) -> None:
+    """Add a solver class (a dataclass, its fields the options) or one solver object under a name.
+
+    Raises:
+        ArgumentError: if the name is taken and replace is not set, or `solver` is neither.
+    """
+    taken = {alias.lower() for e in _CATALOGUE.values() for alias in (e.name, *e.aliases)}
+    if name.lower() in taken and not replace:
+        raise ArgumentError(f"the name {name!r} is taken; choose another, or pass replace=True.")
+    if isinstance(solver, Solver):
+        given = solver
+        _CATALOGUE[name] = Entry(name, lambda: given, summary)
+    elif isinstance(solver, type) and issubclass(solver, Solver) and is_dataclass(solver):
+        _CATALOGUE[name] = Entry(name, solver, summary)
+    else:
+        raise ArgumentError(f"solver must be a Solver object, or a dataclass derived from Solver; got {solver!r}.")

@@ -1,0 +1,125 @@
+"""The one fixed-step loop: progress, callbacks, trajectories, non-finite states, split and resumed runs.
+
+It drives a Stepper in strides of several steps, because looking at a state costs as much as a step on a small one. A
+state found non-finite at a stride's end is replayed step by step from the stride's start, to name the step.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from sdekit.errors import ArgumentError, NonFiniteError
+from sdekit.solvers.base import FixedStepSolver, Observers, Problem, StepInfo, Stepper
+from sdekit.solvers.progress import progress_bar
+from sdekit.solvers.solution import Solution, SolveState, first_bad_samples
+
+__all__ = ["is_finite", "run_fixed", "snapshot"]
+
+_STRIDE = 16
+
+
+def snapshot(stepper: Stepper, step: int, nfe: int) -> SolveState:
+    """A copy of where the stepper stands after `step` steps."""
+    registers = {name: r.clone() for name, r in stepper.registers().items()}
+    t = float(stepper.times[step])
+    return SolveState(stepper.x.clone(), step, t, registers, stepper.noise_positions(), nfe)
+
+
+def is_finite(x: Tensor) -> bool:
+    """Whether every entry of x is finite, by one reduction where it is."""
+    return math.isfinite(float(x.sum())) or bool(torch.isfinite(x).all())
+
+
+def run_fixed(
+    solver: FixedStepSolver,
+    problem: Problem,
+    observers: Observers,
+    *,
+    resume: SolveState | None = None,
+    stop: int | None = None,
+) -> Solution:
+    """Drive the solver's stepper over the problem's grid, from `resume` and to the end of step `stop` where given."""
+    dynamics = problem.dynamics.counted()
+    steps = len(problem.times) - 1
+    last = steps if stop is None else stop
+    first = 0 if resume is None else resume.step
+    if not first <= last <= steps:
+        raise ArgumentError(f"stop must be from {first} to {steps} here, got {stop!r}.")
+    stepper = solver.stepper(Problem(dynamics, problem.x, problem.times, problem.noise, problem.last_noise))
+    if resume is not None:
+        _check_resume(resume, problem)
+        stepper.restore(resume)
+        dynamics.counter.calls = resume.nfe
+
+    kept = [stepper.x.clone()] if observers.trajectory else []
+    each = observers.callback is not None or observers.trajectory
+    stopped = False
+    k = first
+    guard = torch.no_grad if dynamics.needs_autograd else torch.inference_mode
+    with progress_bar(observers.progress, total=steps, initial=first, name=solver.name) as bar:
+        while k < last and not stopped:
+            ahead = k + 1 if each else min(last, k + _STRIDE)
+            begin = snapshot(stepper, k, dynamics.counter.calls) if stepper.replayable and ahead > k + 1 else None
+            with guard():
+                stepper.advance(k, ahead)
+                finite = is_finite(stepper.x)
+            if not finite:
+                raise _non_finite(solver.name, stepper, begin, k, ahead, dynamics.needs_autograd)
+            k = ahead
+            bar.update(k - bar.n)
+            if observers.callback is not None:
+                info = StepInfo(k, steps, float(problem.times[k]), stepper.x)
+                with torch.no_grad():
+                    observers.callback(info)
+                stopped = info.stopped
+            if observers.trajectory:
+                kept.append(stepper.x.clone())
+
+    state = snapshot(stepper, k, dynamics.counter.calls)
+    return Solution(
+        x=state.x,
+        t=state.t,
+        nfe=dynamics.counter.calls,
+        status="success" if k == steps else "stopped",
+        times=problem.times,
+        trajectory=torch.stack(kept) if kept else None,
+        trajectory_times=problem.times[first : k + 1] if kept else None,
+        stats={"steps": k},
+        state=state,
+    )
+
+
+def _non_finite(
+    name: str, stepper: Stepper, begin: SolveState | None, start: int, stop: int, autograd: bool
+) -> NonFiniteError:
+    """The error for a state that became non-finite between two steps; replays them one by one where it can."""
+    if begin is None:
+        since = start + 1
+        return NonFiniteError(name, stop, float(stepper.times[stop]), first_bad_samples(stepper.x), since)
+    stepper.restore(begin)
+    guard = torch.no_grad if autograd else torch.inference_mode
+    for k in range(start, stop):
+        with guard():
+            stepper.advance(k, k + 1)
+        bad = first_bad_samples(stepper.x)
+        if bad:
+            return NonFiniteError(name, k + 1, float(stepper.times[k + 1]), bad)
+    # The network gave other values this time: say what is known.
+    return NonFiniteError(name, stop, float(stepper.times[stop]), [], start + 1)
+
+
+def _check_resume(state: SolveState, problem: Problem) -> None:
+    steps = len(problem.times) - 1
+    if state.x.shape != problem.x.shape or state.x.dtype != problem.x.dtype:
+        raise ArgumentError(
+            f"the saved state holds {tuple(state.x.shape)} {state.x.dtype}, the problem {tuple(problem.x.shape)} "
+            f"{problem.x.dtype}; resume the problem it was saved from."
+        )
+    if not 0 <= state.step <= steps or state.t != float(problem.times[state.step]):
+        raise ArgumentError(
+            f"the saved state is at step {state.step}, t = {state.t:g}, which is not on this grid of {steps} steps; "
+            "resume with the grid it was saved from."
+        )

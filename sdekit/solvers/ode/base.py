@@ -1,0 +1,102 @@
+"""What the fixed-step ODE solvers share: the choice of the variable in which a diffusion model's flow is integrated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from sdekit.dynamics import Dynamics, ProbabilityFlow
+from sdekit.errors import UnknownNameError
+from sdekit.sdes import DiffusionSDE
+from sdekit.solvers.base import Problem, Stepper
+from sdekit.solvers.diffusion.base import table_stepper
+from sdekit.solvers.step import StepSolver, StepStepper
+from sdekit.solvers.table import Table, Updates
+
+__all__ = ["check_variable", "explicit_table", "flow_stepper"]
+
+
+def check_variable(variable: str) -> None:
+    """Raise UnknownNameError unless `variable` is "sigma" or "t"."""
+    if variable not in ("sigma", "t"):
+        raise UnknownNameError("variable", variable, ("sigma", "t"))
+
+
+def flow_stepper(solver: StepSolver, table: Callable[[DiffusionSDE, Tensor], Table], problem: Problem) -> Stepper:
+    """A table for the probability flow of a score model, step by step for any other ODE."""
+    dynamics: Dynamics = problem.dynamics
+    return table_stepper(table, problem) if isinstance(dynamics, ProbabilityFlow) else StepStepper(solver, problem)
+
+
+def explicit_table(
+    sde: DiffusionSDE,
+    times: Tensor,
+    variable: str,
+    nodes: tuple[float, ...],
+    coefficients: tuple[tuple[float, ...], ...],
+    weights: tuple[float, ...],
+) -> Table:
+    r"""An explicit Runge-Kutta method on the probability flow as a table.
+
+    variable="sigma":  d(x/alpha)/d(sigma~) = eps,   sigma~ = sigma/alpha   (Karras et al. 2022)
+    variable="t":      dx/dt = u, the velocity
+
+    Stage i evaluates at node c_i of the step in that variable, at x + h sum_j a_ij k_j; the step is
+    x + h sum_j b_j k_j. A step that ends at sigma = 0 is Euler's, since its later stages would evaluate there.
+    """
+    starts, stops = times[:-1], times[1:]
+    in_sigma = variable == "sigma"
+    first, last = (sde.sigma_ratio(starts), sde.sigma_ratio(stops)) if in_sigma else (starts, stops)
+    h = last - first
+
+    def node(c: float) -> Tensor:
+        """The time of each step's node c."""
+        if c in (0.0, 1.0):
+            return stops if c else starts
+        return sde.time_of_sigma_ratio(first + c * h) if in_sigma else first + c * h
+
+    def scale(t: Tensor) -> Tensor:
+        """What turns the integrated variable back into x."""
+        return sde.alpha(t) if in_sigma else torch.ones_like(t)
+
+    stages = len(nodes)
+    base = scale(starts)
+    at = torch.stack([node(c) for c in nodes], dim=1)  # (N, stages)
+    end = scale(stops)
+    latest_first = torch.tensor(weights[::-1], dtype=torch.float64)
+    state_x = torch.zeros_like(at)
+    state_m = torch.zeros(*at.shape, stages, dtype=torch.float64)
+    state_x[:, -1] = end / base
+    state_m[:, -1] = (end * h)[:, None] * latest_first
+    point_x = torch.zeros_like(at)
+    point_m = torch.zeros_like(state_m)
+    for i, inner in enumerate(coefficients):
+        factor = scale(at[:, i + 1])
+        point_x[:, i] = factor / base
+        for j, a in enumerate(reversed(inner)):
+            point_m[:, i, j] = factor * h * a
+    ends = torch.zeros_like(at, dtype=torch.bool)
+    ends[:, -1] = True
+    kept = torch.ones_like(ends)
+    to_zero = sde.sigma(stops) == 0
+    if stages > 1 and bool(to_zero.any()):
+        kept[to_zero, 1:] = False
+        ends[to_zero, 0] = True
+        state_x[to_zero, 0] = (end / base)[to_zero]
+        state_m[to_zero, 0, 0] = (end * h)[to_zero]
+    rows = kept.flatten()
+
+    def column(values: Tensor) -> Tensor:
+        return values.flatten(0, 1)[rows]
+
+    ends_step = column(ends)
+    return Table(
+        "noise" if in_sigma else "velocity",
+        column(at),
+        Updates.of(column(state_x), column(state_m), active=ends_step),
+        Updates.of(column(point_x), column(point_m), active=~ends_step) if stages > 1 else Updates.none(len(ends_step)),
+        torch.zeros_like(ends_step),
+        ends_step,
+    )

@@ -1,0 +1,88 @@
+"""What a solve returns, and the state it can be resumed from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+__all__ = ["Solution", "SolveState", "Status"]
+
+Status = Literal["success", "stopped", "max_nfe", "failed"]
+
+
+@dataclass(frozen=True)
+class SolveState:
+    """Where a fixed-step solve stands after `step` steps: a plain value that can be saved and loaded.
+
+    Attributes:
+        x: the state, (B, *).
+        step: steps done.
+        t: the time reached.
+        registers: the solver's own tensors (past evaluations, an evaluation point), by name.
+        noise_positions: draws taken from each noise stream.
+        nfe: evaluations counted so far.
+    """
+
+    x: Tensor
+    step: int
+    t: float
+    registers: dict[str, Tensor] = field(default_factory=dict)
+    noise_positions: tuple[int, ...] = ()
+    nfe: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Tensors and plain values only: fit for `torch.save` and for loading with `weights_only=True`."""
+        return {
+            "x": self.x,
+            "step": self.step,
+            "t": self.t,
+            "registers": dict(self.registers),
+            "noise_positions": list(self.noise_positions),
+            "nfe": self.nfe,
+        }
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> SolveState:
+        """The inverse of `to_dict`."""
+        return SolveState(**{**values, "noise_positions": tuple(values["noise_positions"])})
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The result of a solve.
+
+    Attributes:
+        x: the end state, (B, *).
+        t: the time reached.
+        nfe: network (or drift) evaluations, counted at the call; an int, or (B,) where samples differ.
+        status: "success"; "stopped" by a callback or at `stop`; "max_nfe" or "failed" for an adaptive solver.
+        times: the grid that was used, float64 (N + 1,); for an adaptive solver its first and last time.
+        trajectory: the states at `trajectory_times`, (K, B, *), if a trajectory was asked for.
+        trajectory_times: float64 (K,).
+        stats: what the solver counted besides (rejected steps, …).
+        state: what `resume=` takes, for a fixed-step solver.
+    """
+
+    x: Tensor
+    t: float
+    nfe: int | Tensor
+    status: Status
+    times: Tensor
+    trajectory: Tensor | None = None
+    trajectory_times: Tensor | None = None
+    stats: dict[str, Any] = field(default_factory=dict)
+    state: SolveState | None = None
+
+    def __repr__(self) -> str:
+        nfe = self.nfe if isinstance(self.nfe, int) else f"{int(self.nfe.min())} to {int(self.nfe.max())}"
+        shape = tuple(self.x.shape)
+        return f"Solution(x: {shape} {self.x.dtype}, t={self.t:g}, nfe={nfe}, status={self.status!r})"
+
+
+def first_bad_samples(x: Tensor) -> list[int]:
+    """Indices of the samples of x, (B, *), that hold a non-finite value."""
+    bad = ~torch.isfinite(x.reshape(x.shape[0], -1)).all(dim=1)
+    return [int(i) for i in bad.nonzero().flatten()]

@@ -1,0 +1,361 @@
+r"""Coefficient tables and their one executor.
+
+Most diffusion samplers are linear in the state, the model's values and the noise, with coefficients that depend on the
+SDE and the grid alone. A table holds them in float64, computed once a solve. A row is one model evaluation,
+
+    m_0 = model(y, t)                                          in the table's representation (data, noise, …)
+    x  <-  A x + sum_j B_j m_{-j} + sum_j C_j z_{-j}           the state
+    y  <-  A' x + sum_j B'_j m_{-j} + sum_j C'_j z_{-j}        where the next row evaluates, unless that is x
+
+with m_{-j} the value j evaluations ago and z_{-j} the noise j draws ago. A row may leave the state as it is (an inner
+stage), or recompute it with the new value before it predicts (a corrector).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from sdekit.errors import ArgumentError
+from sdekit.models.predictions import Prediction, check_prediction, conversion
+from sdekit.models.score import ScoreModel
+from sdekit.noise import NoiseStream
+from sdekit.solvers.base import Problem, Stepper
+from sdekit.solvers.solution import SolveState
+
+__all__ = ["Table", "TableStepper", "Updates"]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Updates:
+    """One update a row, as float64 columns, the latest value and draw first.
+
+    Attributes:
+        x: A, (R,).
+        m: B_0, B_1, …, (R, H).
+        z: C_0, C_1, …, (R, Z).
+        active: which rows make this update at all, bool (R,).
+    """
+
+    x: Tensor
+    m: Tensor
+    z: Tensor
+    active: Tensor
+
+    @staticmethod
+    def of(x: Tensor, m: Tensor, z: Tensor | None = None, active: Tensor | None = None) -> Updates:
+        """Updates from columns; no noise and every row active unless given."""
+        rows = len(x)
+        noise = torch.zeros(rows, 0, dtype=torch.float64) if z is None else z
+        return Updates(x, m, noise, torch.ones(rows, dtype=torch.bool) if active is None else active)
+
+    @staticmethod
+    def none(rows: int) -> Updates:
+        """No update in any row."""
+        empty = torch.zeros(rows, 0, dtype=torch.float64)
+        return Updates(torch.zeros(rows, dtype=torch.float64), empty, empty, torch.zeros(rows, dtype=torch.bool))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return {"x": self.x.tolist(), "m": self.m.tolist(), "z": self.z.tolist(), "active": self.active.tolist()}
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> Updates:
+        """The inverse of `to_dict`."""
+        rows = len(values["x"])
+
+        def column(name: str) -> Tensor:
+            return torch.tensor(values[name], dtype=torch.float64).reshape(rows, -1)
+
+        return Updates(column("x")[:, 0], column("m"), column("z"), torch.tensor(values["active"], dtype=torch.bool))
+
+    def shown(self, row: int) -> str:
+        """One row as a formula."""
+        if not self.active[row]:
+            return "-"
+        terms = [f"{float(self.x[row]):+.6g} x"]
+        for letter, column in (("m", self.m), ("z", self.z)):
+            terms += [f"{v:+.6g} {letter}{j or ''}" for j, v in enumerate(column[row].tolist()) if v != 0]
+        return " ".join(terms)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Table:
+    """The rows of a whole solve, in columns.
+
+    Attributes:
+        representation: what the values m are: "noise", "data", …
+        t: the time of each row's evaluation, float64 (R,).
+        state: how x moves after it.
+        point: where the next row evaluates; an inactive row means at x.
+        draw: whether a new z is drawn after the evaluation, before the updates, bool (R,).
+        ends_step: whether a step of the grid ends with this row, bool (R,).
+    """
+
+    representation: Prediction
+    t: Tensor
+    state: Updates
+    point: Updates
+    draw: Tensor
+    ends_step: Tensor
+
+    def __post_init__(self) -> None:
+        check_prediction(self.representation)
+        if not bool(self.ends_step[-1]):
+            raise ArgumentError("the last row of a table must end a step.")
+
+    @staticmethod
+    def one_step(representation: Prediction, times: Tensor, a: Tensor, b: Tensor, c: Tensor | None = None) -> Table:
+        """x <- a_i x + b_i m(x, t_i) + c_i z for each step i of `times` (N + 1,); coefficients (N,), float64."""
+        rows = len(a)
+        state = Updates.of(a, b[:, None], None if c is None else c[:, None])
+        every = torch.ones(rows, dtype=torch.bool)
+        return Table(representation, times[:-1], state, Updates.none(rows), every if c is not None else ~every, every)
+
+    def __len__(self) -> int:
+        return len(self.t)
+
+    @property
+    def history(self) -> int:
+        """How many past values the rows look back to, the newest included."""
+        return max(self.state.m.shape[1], self.point.m.shape[1])
+
+    @property
+    def noise_history(self) -> int:
+        """How many draws the rows look back to."""
+        return max(self.state.z.shape[1], self.point.z.shape[1])
+
+    @property
+    def is_one_step(self) -> bool:
+        """Whether each row is a whole step from the state and one value, all with noise or all without."""
+        whole = bool(self.state.active.all()) and not bool(self.point.active.any()) and bool(self.ends_step.all())
+        drawn = int(self.draw.sum())
+        return whole and self.history == 1 and self.noise_history <= 1 and drawn in (0, len(self))
+
+    def without_last_noise(self) -> Table:
+        """The same table with the last row's fresh noise left out: its mean."""
+        if not bool(self.draw[-1]) or not self.state.z.shape[1]:
+            raise ArgumentError("the last row of this table draws no noise, so there is none to leave out.")
+        z = self.state.z.clone()
+        z[-1, 0] = 0.0
+        return replace(self, state=replace(self.state, z=z))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values; `from_dict` is the inverse."""
+        return {
+            "representation": self.representation,
+            "t": self.t.tolist(),
+            "state": self.state.to_dict(),
+            "point": self.point.to_dict(),
+            "draw": self.draw.tolist(),
+            "ends_step": self.ends_step.tolist(),
+        }
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> Table:
+        """The table that `to_dict` wrote."""
+        return Table(
+            values["representation"],
+            torch.tensor(values["t"], dtype=torch.float64),
+            Updates.from_dict(values["state"]),
+            Updates.from_dict(values["point"]),
+            torch.tensor(values["draw"], dtype=torch.bool),
+            torch.tensor(values["ends_step"], dtype=torch.bool),
+        )
+
+    def __str__(self) -> str:
+        lines = [f"table in {self.representation}, {len(self)} evaluations"]
+        for i, t in enumerate(self.t.tolist()):
+            point = f"   y <- {self.point.shown(i)}" if self.point.active[i] else ""
+            lines.append(f"t = {t:.6g}:  x <- {self.state.shown(i)}{point}")
+        return "\n".join(lines)
+
+
+@final
+class TableStepper(Stepper):
+    """Runs a table: the one executor, in place, without allocation or synchronisation in a step."""
+
+    def __init__(self, table: Table, problem: Problem, model: ScoreModel) -> None:
+        self.times = problem.times
+        self._model = model
+        self._x = problem.x.clone(memory_format=torch.contiguous_format)
+        self._ends = [0, *(table.ends_step.nonzero()[:, 0] + 1).tolist()]
+        if len(self._ends) != len(problem.times):
+            raise ArgumentError(
+                f"the table ends {len(self._ends) - 1} steps, but the grid has {len(problem.times) - 1}."
+            )
+        self._times: list[float] = table.t.tolist()
+        step_of_row = torch.cumsum(table.ends_step, 0) - table.ends_step.long()
+        self._after: list[float] = problem.times[step_of_row + 1].tolist()
+        self._labels = _labels(model, table.t, self._x)
+        p, q = conversion(model.prediction, table.representation, model.sde, table.t)
+        self._stream: NoiseStream | None = None
+        self._y: Tensor | None = None
+        self._at_y = False
+        self._one_step = table.is_one_step
+        if self._one_step:
+            self._prepare_one_step(table, problem, p, q)
+            self._run = self._run_one_step
+        else:
+            self._prepare_general(table, problem, p, q)
+            self._run = self._run_general
+
+    # One value a step: x <- A x + B o + C z in the network's own output, two fused passes -------------------------
+
+    def _prepare_one_step(self, table: Table, problem: Problem, p: Tensor, q: Tensor) -> None:
+        b = table.state.m[:, 0]
+        fold_a = table.state.x + b * p
+        self._fold_a: list[float] = fold_a.tolist()
+        self._fold_b: list[float] = (b * q).tolist()
+        self._fold_a_scalars: list[Any] = []
+        if table.noise_history:
+            self._stream = _open(problem, len(table), scales=table.state.z[:, 0])
+        else:
+            self._fold_a_scalars = _scalars(fold_a, self._x)
+
+    def _run_one_step(self, start: int, stop: int) -> None:
+        x, raw, labels, fold_b = self._x, self._model.raw, self._labels, self._fold_b
+        place = x.data_ptr()
+        if self._stream is None:
+            scalars = self._fold_a_scalars
+            for i in range(start, stop):
+                o = raw(x, labels[i])
+                if o.data_ptr() == place:  # the network gave its input back: do not write into it while reading it
+                    o = o.clone()
+                x.mul_(scalars[i]).add_(o, alpha=fold_b[i])
+            return
+        fold_a, following, at, after, add = self._fold_a, self._stream.next, self._times, self._after, torch.add
+        for i in range(start, stop):
+            o = raw(x, labels[i])
+            if o.data_ptr() == place:
+                o = o.clone()
+            add(following(at[i], after[i]), x, alpha=fold_a[i], out=x).add_(o, alpha=fold_b[i])
+
+    # Any table --------------------------------------------------------------------------------------------------
+
+    def _prepare_general(self, table: Table, problem: Problem, p: Tensor, q: Tensor) -> None:
+        x = self._x
+        self._p: list[float] = p.tolist()
+        self._q: list[float] = q.tolist()
+        self._values = [torch.zeros_like(x) for _ in range(table.history)]
+        self._noises = [torch.zeros_like(x) for _ in range(table.noise_history)]
+        if bool(table.point.active.any()):
+            self._y = torch.zeros_like(x)
+        draws = int(table.draw.sum())
+        if draws:
+            self._stream = _open(problem, draws)
+        self._draw: list[bool] = table.draw.tolist()
+        self._drawn: list[int] = torch.cumsum(table.draw, 0).tolist()
+        self._state, self._point = _Columns(table.state, x), _Columns(table.point, x)
+
+    def _run_general(self, start: int, stop: int) -> None:
+        x, y, raw = self._x, self._y, self._model.raw
+        values, noises, state, point = self._values, self._noises, self._state, self._point
+        for i in range(start, stop):
+            at = y if self._at_y and y is not None else x
+            o = raw(at, self._labels[i])
+            value, p, q = values[i % len(values)], self._p[i], self._q[i]
+            if p != 0:
+                torch.mul(o, q, out=value).add_(at, alpha=p)
+            elif q != 1:
+                torch.mul(o, q, out=value)
+            else:
+                value.copy_(o)
+            if self._draw[i] and self._stream is not None:
+                noises[(self._drawn[i] - 1) % len(noises)].copy_(self._stream.next(self._times[i], self._after[i]))
+            if state.active[i]:
+                x.mul_(state.x[i])
+                self._add(x, state, i)
+            self._at_y = point.active[i]
+            if self._at_y and y is not None:
+                torch.mul(x, point.x[i], out=y)
+                self._add(y, point, i)
+
+    def _add(self, to: Tensor, columns: _Columns, i: int) -> None:
+        """to += sum_j B_j m_{-j} + sum_j C_j z_{-j} of row i."""
+        values, noises = self._values, self._noises
+        for j, weight in enumerate(columns.m[i]):
+            if weight != 0:
+                to.add_(values[(i - j) % len(values)], alpha=weight)
+        for j, weight in enumerate(columns.z[i]):
+            if weight != 0:
+                to.add_(noises[(self._drawn[i] - 1 - j) % len(noises)], alpha=weight)
+
+    # The stepper's contract ---------------------------------------------------------------------------------------
+
+    @property
+    def x(self) -> Tensor:
+        # Between steps a predicted point is the state a user expects; the corrected x follows at the next evaluation.
+        return self._y if self._at_y and self._y is not None else self._x
+
+    def advance(self, start: int, stop: int) -> None:
+        self._run(self._ends[start], self._ends[stop])
+
+    def registers(self) -> dict[str, Tensor]:
+        if self._one_step:
+            return {}
+        kept = {f"value_{j}": v for j, v in enumerate(self._values)}
+        kept |= {f"noise_{j}": z for j, z in enumerate(self._noises)}
+        if self._at_y:
+            kept["base"] = self._x
+        return kept
+
+    def noise_positions(self) -> tuple[int, ...]:
+        return () if self._stream is None else (self._stream.position,)
+
+    def restore(self, state: SolveState) -> None:
+        if not self._one_step:
+            self._at_y = "base" in state.registers
+            for j, v in enumerate(self._values):
+                v.copy_(state.registers[f"value_{j}"])
+            for j, z in enumerate(self._noises):
+                z.copy_(state.registers[f"noise_{j}"])
+            if self._at_y:
+                self._x.copy_(state.registers["base"])
+        self.x.copy_(state.x)
+        if self._stream is not None:
+            self._stream.seek(*state.noise_positions)
+
+    @property
+    def replayable(self) -> bool:
+        return self._stream is None or self._stream.seekable
+
+
+@final
+class _Columns:
+    """Updates as plain lists, for the executor."""
+
+    def __init__(self, updates: Updates, x: Tensor) -> None:
+        self.x = _scalars(updates.x, x)
+        self.m: list[list[float]] = updates.m.tolist()
+        self.z: list[list[float]] = updates.z.tolist()
+        self.active: list[bool] = updates.active.tolist()
+
+
+def _open(problem: Problem, draws: int, scales: Tensor | None = None) -> NoiseStream:
+    x = problem.x
+    return problem.noise.open(
+        tuple(x.shape), purpose="steps", dtype=x.dtype, device=x.device, draws=draws, scales=scales
+    )
+
+
+def _labels(model: ScoreModel, times: Tensor, x: Tensor) -> list[Tensor]:
+    """What the network takes as t in each row, as (B,) views of one small tensor."""
+    column = model.label_column(times, x)
+    return list(column[:, None].expand(-1, x.shape[0]).unbind(0))
+
+
+def _scalars(values: Tensor, x: Tensor) -> list[Any]:
+    """Factors for `mul_`: 0-d tensors in the state's precision, several times cheaper than floats on small states.
+
+    Half-precision states take floats: a 0-d tensor would be rounded to half first.
+    """
+    if x.dtype not in (torch.float32, torch.float64):
+        floats: list[float] = values.tolist()
+        return floats
+    return list(values.to(device=x.device, dtype=x.dtype).unbind(0))
