@@ -29,7 +29,7 @@ class Grid(abc.ABC):
     name: ClassVar[str]
     fixed_steps: int | None = None
 
-    def times(self, sde: AbstractSDE, steps: int, start: float, end: float) -> Tensor:
+    def times(self, sde: AbstractSDE | None, steps: int, start: float, end: float) -> Tensor:
         """steps + 1 float64 times from `start` to `end`, strictly monotone.
 
         Raises:
@@ -47,7 +47,7 @@ class Grid(abc.ABC):
         return check_monotone(times, f"grid {self!r} with {steps} steps from t = {start:g} to t = {end:g}")
 
     @abc.abstractmethod
-    def _falling(self, sde: AbstractSDE, steps: int, high: float, low: float) -> Tensor:
+    def _falling(self, sde: AbstractSDE | None, steps: int, high: float, low: float) -> Tensor:
         """steps + 1 float64 times from `high` down to `low`."""
 
 
@@ -71,9 +71,11 @@ def _fractions(steps: int) -> Tensor:
     return torch.linspace(0.0, 1.0, steps + 1, dtype=torch.float64)
 
 
-def _diffusion(sde: AbstractSDE, grid: Grid) -> DiffusionSDE:
+def _diffusion(sde: AbstractSDE | None, grid: Grid) -> DiffusionSDE:
     if not isinstance(sde, DiffusionSDE):
-        raise UnsupportedError(f"grid {grid!r} is placed by noise level, which {sde!r} does not have; use 'uniform'.")
+        raise UnsupportedError(
+            f"grid {grid!r} is placed by noise level, which {sde or 'an ODE'!r} does not have; use 'uniform'."
+        )
     return sde
 
 
@@ -84,7 +86,7 @@ class Uniform(Grid):
 
     name: ClassVar[str] = "uniform"
 
-    def _falling(self, sde: AbstractSDE, steps: int, high: float, low: float) -> Tensor:
+    def _falling(self, sde: AbstractSDE | None, steps: int, high: float, low: float) -> Tensor:
         return high + _fractions(steps) * (low - high)
 
 
@@ -99,9 +101,10 @@ class Power(Grid):
     def __post_init__(self) -> None:
         check_positive("power", self.power)
 
-    def _falling(self, sde: AbstractSDE, steps: int, high: float, low: float) -> Tensor:
+    def _falling(self, sde: AbstractSDE | None, steps: int, high: float, low: float) -> Tensor:
         root = 1 / self.power
-        return (high**root + _fractions(steps) * (low**root - high**root)) ** self.power
+        places: Tensor = (high**root + _fractions(steps) * (low**root - high**root)) ** self.power
+        return places
 
 
 @final
@@ -111,7 +114,7 @@ class Quadratic(Grid):
 
     name: ClassVar[str] = "quadratic"
 
-    def _falling(self, sde: AbstractSDE, steps: int, high: float, low: float) -> Tensor:
+    def _falling(self, sde: AbstractSDE | None, steps: int, high: float, low: float) -> Tensor:
         return Power(2.0)._falling(sde, steps, high, low)
 
 
@@ -125,7 +128,7 @@ class LogSNR(Grid):
 
     name: ClassVar[str] = "log_snr"
 
-    def _falling(self, sde: AbstractSDE, steps: int, high: float, low: float) -> Tensor:
+    def _falling(self, sde: AbstractSDE | None, steps: int, high: float, low: float) -> Tensor:
         diffusion = _diffusion(sde, self)
         return _ending_at_zero(
             diffusion,
@@ -153,7 +156,7 @@ class Karras(Grid):
     def __post_init__(self) -> None:
         check_positive("rho", self.rho)
 
-    def _falling(self, sde: AbstractSDE, steps: int, high: float, low: float) -> Tensor:
+    def _falling(self, sde: AbstractSDE | None, steps: int, high: float, low: float) -> Tensor:
         diffusion = _diffusion(sde, self)
         root = 1 / self.rho
 
@@ -200,7 +203,7 @@ class Custom(Grid):
     def fixed_steps(self) -> int:  # type: ignore[override]
         return len(self.values) - 1
 
-    def resolve(self, sde: AbstractSDE) -> Tensor:
+    def resolve(self, sde: AbstractSDE | None) -> Tensor:
         """The places as times, in the order given."""
         places = torch.tensor(self.values, dtype=torch.float64)
         if self.kind == "times":
@@ -211,7 +214,7 @@ class Custom(Grid):
             times = _diffusion(sde, self).time_of_log_snr(places)
         return check_monotone(times, f"the custom grid of {self.kind}")
 
-    def _falling(self, sde: AbstractSDE, steps: int, high: float, low: float) -> Tensor:
+    def _falling(self, sde: AbstractSDE | None, steps: int, high: float, low: float) -> Tensor:
         times = self.resolve(sde)
         if steps != self.fixed_steps:
             raise ArgumentError(f"the custom grid has {self.fixed_steps} steps, but steps={steps} was asked for.")

@@ -243,7 +243,7 @@ def _times(
     if isinstance(place, Custom):
         if steps is not None and steps != place.fixed_steps:
             raise ArgumentError(f"the grid given has {place.fixed_steps} steps, but steps={steps!r}; leave steps out.")
-        times = place.resolve(sde) if sde is not None else check_monotone(torch.tensor(place.values).double(), "grid")
+        times = place.resolve(sde)
         for name, t, at in (("start", t0, times[0]), ("end", t1, times[-1])):
             if t is not None and float(at) != float(t):
                 raise ArgumentError(f"the grid given {name}s at t = {float(at):g}, but t = {float(t):g} was asked for.")
@@ -280,7 +280,7 @@ def _save_times(save_at: Sequence[float] | Tensor, times: Tensor) -> Tensor:
 
 
 def _merge(times: Tensor, wanted: Tensor) -> Tensor:
-    merged = torch.unique(torch.cat([times, wanted]))
+    merged: Tensor = torch.unique(torch.cat([times, wanted]))
     return merged if bool(times[0] < times[-1]) else merged.flip(0)
 
 
@@ -370,7 +370,7 @@ def _integrate(
 def _join(parts: list[Solution]) -> Solution:
     """The solutions of consecutive chunks as one; nfe is that of a sample, not the sum over chunks."""
     evaluations = [p.nfe for p in parts]
-    if all(isinstance(n, int) for n in evaluations) and len(set(evaluations)) == 1:  # type: ignore[arg-type]
+    if all(isinstance(n, int) for n in evaluations) and len(set(evaluations)) == 1:
         nfe = evaluations[0]
     else:
         nfe = torch.cat([torch.as_tensor(n).expand(len(p.x)) for n, p in zip(evaluations, parts, strict=True)])

@@ -76,7 +76,7 @@ def test_losses_are_those_reported_and_the_model_is_not_overfitted(model: ScoreM
 def test_generated_digits_are_recognised_as_their_class(model: ScoreModel) -> None:
     labels = torch.arange(200) % 10
     images = sample(model, 200, solver="ddim", steps=30, seed=1, condition={"y": labels}, progress=False).x
-    assert recognition_accuracy(images, labels) >= BOUND
+    assert recognition_accuracy(images, labels) >= 0.97  # MEASURED
     assert bundled.describe("digits")["results"]["generated_recognised"] >= 0.97
     # Not one image per class: the mean distance to another sample of the class is near that of real digits.
     split = digits_split()

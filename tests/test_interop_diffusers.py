@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import sdekit as sk
 from sdekit.errors import ArgumentError, ShapeError, UnsupportedError
 from sdekit.interop.diffusers import ScoreSdeVpScheduler
 
@@ -354,6 +355,25 @@ def test_the_steps_cover_one_and_the_grid_covers_one_minus_eps(steps):
     assert float(t[-1] + dt[-1]) == pytest.approx(1e-3 - 1 / steps, abs=1e-7)
     clock = 1 - torch.arange(steps, dtype=torch.float64) / steps
     assert float((clock - t).abs().max()) == pytest.approx(abs(1 / steps - 1e-3), abs=2e-7)
+
+
+@pytest.mark.parametrize(("steps", "agree"), [(50, True), (49, False)])
+def test_it_is_euler_maruyama_from_one_to_zero_where_steps_are_one_over_eps(steps, agree):
+    scheduler = ScoreSdeVpScheduler(sampling_eps=0.02)
+    scheduler.set_timesteps(steps)
+    model = sk.ScoreModel(network, sk.VPSDE(), prediction="noise")
+    start = torch.randn(3, 2, generator=generator(0), dtype=torch.float64)
+    x, draws = start, generator(1)
+    for t in torch.linspace(1, 0.02, steps, dtype=torch.float64):
+        x, mean = scheduler.step_pred(network(x, t), x, t, generator=draws)
+
+    def solved(denoise: bool | str) -> Tensor:
+        arguments = {"solver": "euler_maruyama", "steps": steps, "grid": "uniform", "x_T": start, "t_end": 0.0}
+        return sk.sample(model, **arguments, generator=generator(1), denoise=denoise).x
+
+    # 50 float64 steps of states of order 1 agree to rounding; one step less shifts the states by per cents.
+    assert torch.allclose(x, solved(False), rtol=1e-11, atol=1e-12) == agree
+    assert torch.allclose(mean, solved("mean"), rtol=1e-11, atol=1e-12) == agree
 
 
 def test_the_error_of_the_step_length_does_not_vanish_as_the_steps_grow():

@@ -7,6 +7,7 @@ hands out draw after draw and knows its position, so that a solve can be saved, 
 from __future__ import annotations
 
 import abc
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -29,6 +30,13 @@ class NoiseStream(abc.ABC):
 
         The tensor may be overwritten by the next call: copy what must stay.
         """
+
+    def ahead(self, at: Sequence[float], after: Sequence[float], start: int, stop: int) -> list[Tensor]:
+        """The next draws, for the steps from at[k] to after[k], start <= k < stop: one or more, at most stop - start.
+
+        They may be written into, and may be overwritten by the next call.
+        """
+        return [self.next(at[start], after[start])]
 
     @abc.abstractmethod
     def seek(self, position: int) -> None:

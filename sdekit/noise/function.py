@@ -68,7 +68,7 @@ class _FunctionStream(NoiseStream):
             given = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
             raise ShapeError(f"the noise function must return a tensor of shape {self._shape}, got {given}.")
         z = z.to(device=self._device, dtype=self._dtype)
-        scaled = z if self._scales is None else z * self._scales[self.position]
+        scaled = z.clone() if self._scales is None else z * self._scales[self.position]
         self.position += 1
         return scaled
 

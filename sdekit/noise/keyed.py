@@ -30,7 +30,7 @@ __all__ = ["KeyedNoise", "SeedsNoise"]
 _BLOCK = 16384
 _SMALL = 64
 _LARGE = 1024
-_KEYS = 4096
+_KEYS = 256
 
 
 def check_seed(name: str, seed: object) -> int:
@@ -48,7 +48,7 @@ def block_sizes(d: int, *, alone: bool) -> tuple[int, int]:
         return 1, 64 if d < _SMALL else 16
     if d >= _SMALL:
         return _power_of_two(_BLOCK // d), 1
-    return 64, 16
+    return _SMALL, min(32, _power_of_two(_BLOCK // (_SMALL * d)))
 
 
 def _power_of_two(n: int) -> int:
@@ -84,7 +84,7 @@ class KeyedNoise(NoiseSource):
             raise ArgumentError(
                 f"first (the index of the first sample) must be an integer of 0 or more, got {first!r}."
             )
-        self.first = int(first)
+        self.first: int = int(first)
 
     def open(
         self,
@@ -204,7 +204,7 @@ class _BlockStream(NoiseStream):
                 self._scaled = self._cast
         if self._scales is not None:
             self._scales = self._scales.to(device=self._scaled.device, dtype=self._scaled.dtype)
-        self._views = list(views.unflatten(2, shape[1:]).unbind(0)) if len(shape) > 1 else list(views[..., 0].unbind(0))
+        self._views = list(views.view(positions, *shape).unbind(0))
         self._filled = -1
         self._keys: list[list[int]] = []
         self._keyed = range(0)
@@ -215,6 +215,15 @@ class _BlockStream(NoiseStream):
             self._fill(block)
         self.position += 1
         return self._views[place]
+
+    def ahead(self, at: Sequence[float], after: Sequence[float], start: int, stop: int) -> list[Tensor]:
+        block, place = divmod(self.position, self._positions)
+        # Filled anew even where it was already: whoever took the draws may have written into them.
+        self._fill(block)
+        draws = self._views[place : place + stop - start]
+        self.position += len(draws)
+        self._filled = -1
+        return draws
 
     def seek(self, position: int) -> None:
         self.position = position

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -29,13 +29,13 @@ class GeneratorNoise(NoiseSource):
     def __init__(
         self, generator: torch.Generator | Sequence[torch.Generator] | None = None, *, ahead: int = _AHEAD
     ) -> None:
-        many = isinstance(generator, Sequence) and not isinstance(generator, str)
-        each = list(generator) if many else [generator]  # type: ignore[arg-type]
+        many = isinstance(generator, Sequence)
+        each: list[Any] = list(generator) if isinstance(generator, Sequence) else [generator]
         if not all(g is None or isinstance(g, torch.Generator) for g in each) or (many and None in each):
             raise ArgumentError(f"generator must be a torch.Generator, a list of them, or None; got {generator!r}.")
         self._ahead = ahead
-        self._single = None if many else each[0]
-        self._each: list[torch.Generator] | None = each if many else None  # type: ignore[assignment]
+        self._single: torch.Generator | None = None if many else each[0]
+        self._each: list[torch.Generator] | None = each if many else None
 
     def open(
         self,
@@ -123,6 +123,16 @@ class _SingleStream(_TorchStream):
         self._place += 1
         self.position += 1
         return z if self._moved is None else self._moved.copy_(z)
+
+    def ahead(self, at: Sequence[float], after: Sequence[float], start: int, stop: int) -> list[Tensor]:
+        if self._moved is not None:
+            return [self.next(at[start], after[start])]
+        if self._place == self._ready:
+            self._fill()
+        draws = self._views[self._place : min(self._ready, self._place + stop - start)]
+        self._place += len(draws)
+        self.position += len(draws)
+        return draws
 
     def _fill(self) -> None:
         count = 1 if self._left is None else max(1, min(self._ahead, self._left))

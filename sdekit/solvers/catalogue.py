@@ -80,7 +80,7 @@ def _predictor_corrector(
 def _options_of(make: Callable[..., Any]) -> set[str]:
     if is_dataclass(make):
         return {f.name for f in fields(make)}
-    code = make.__code__  # type: ignore[attr-defined]
+    code = make.__code__
     return set(code.co_varnames[: code.co_argcount])
 
 

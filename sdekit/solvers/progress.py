@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import Protocol, final
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, cast, final
 
 __all__ = ["Bar", "progress_bar"]
 
 
 class Bar(Protocol):
-    """What a solve asks of a bar."""
+    """What a solve asks of a bar, inside `with`."""
 
     n: float
-
-    def __enter__(self) -> Bar: ...
-
-    def __exit__(self, *_: object) -> None: ...
 
     def update(self, n: float) -> object: ...
 
@@ -34,10 +31,13 @@ class _NoBar:
         self.n += n
 
 
-def progress_bar(wanted: bool, *, total: float, initial: float = 0, name: str = "", unit: str = "step") -> Bar:
+def progress_bar(
+    wanted: bool, *, total: float, initial: float = 0, name: str = "", unit: str = "step"
+) -> AbstractContextManager[Bar]:
     """A tqdm bar on the error stream if it is wanted."""
     if not wanted:
         return _NoBar()
     from tqdm import tqdm
 
-    return tqdm(total=total, initial=initial, desc=name, unit=unit, file=sys.stderr, leave=False)
+    bar: Any = tqdm(total=total, initial=initial, desc=name, unit=unit, file=sys.stderr, leave=False)
+    return cast("AbstractContextManager[Bar]", bar)

@@ -14,6 +14,7 @@ stage), or recompute it with the new value before it predicts (a corrector).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -197,10 +198,16 @@ class TableStepper(Stepper):
         self._stream: NoiseStream | None = None
         self._y: Tensor | None = None
         self._at_y = False
+        self._network = partial(model.network, **model.condition) if model.condition else model.network
         self._one_step = table.is_one_step
+        self._bare = self._one_step
         if self._one_step:
             self._prepare_one_step(table, problem, p, q)
             self._run = self._run_one_step
+        elif table.history == 1 and not bool(table.draw.any()):
+            self._bare = True
+            self._prepare_two_registers(table, p, q)
+            self._run = self._run_two_registers
         else:
             self._prepare_general(table, problem, p, q)
             self._run = self._run_general
@@ -219,22 +226,95 @@ class TableStepper(Stepper):
             self._fold_a_scalars = _scalars(fold_a, self._x)
 
     def _run_one_step(self, start: int, stop: int) -> None:
-        x, raw, labels, fold_b = self._x, self._model.raw, self._labels, self._fold_b
-        place = x.data_ptr()
+        # The first evaluation is made with every check; the rest are bare calls, counted together.
+        x, model = self._x, self._model
+        first = model.raw(x, self._labels[start])
         if self._stream is None:
-            scalars = self._fold_a_scalars
-            for i in range(start, stop):
-                o = raw(x, labels[i])
-                if o.data_ptr() == place:  # the network gave its input back: do not write into it while reading it
-                    o = o.clone()
-                x.mul_(scalars[i]).add_(o, alpha=fold_b[i])
-            return
-        fold_a, following, at, after, add = self._fold_a, self._stream.next, self._times, self._after, torch.add
+            self._run_without_noise(start, stop, first)
+        else:
+            self._run_with_noise(start, stop, first)
+        model.counter.calls += stop - start - 1
+
+    def _run_without_noise(self, start: int, stop: int, o: Tensor) -> None:
+        x, network, place = self._x, self._network, self._x.data_ptr()
+        scalars, fold_b, labels = self._fold_a_scalars, self._fold_b, self._labels
         for i in range(start, stop):
-            o = raw(x, labels[i])
-            if o.data_ptr() == place:
+            if i > start:
+                o = network(x, labels[i])
+            if o.data_ptr() == place:  # the network gave its input back: do not write into it while reading it
                 o = o.clone()
-            add(following(at[i], after[i]), x, alpha=fold_a[i], out=x).add_(o, alpha=fold_b[i])
+            x.mul_(scalars[i]).add_(o, alpha=fold_b[i])
+
+    def _run_with_noise(self, start: int, stop: int, o: Tensor) -> None:
+        x, network, stream, add = self._x, self._network, self._stream, torch.add
+        if stream is None:
+            return
+        fold_a, fold_b, labels = self._fold_a, self._fold_b, self._labels
+        i = start
+        while i < stop:
+            draws = stream.ahead(self._times, self._after, i, stop)
+            # With several draws at hand, each becomes the next state in turn: on small states an addition into the
+            # draw is cheaper than one into a third tensor. The state is copied out before the draws are overwritten.
+            chained = len(draws) > 3 and draws[0].is_contiguous()
+            for z in draws:
+                if i > start:
+                    o = network(x, labels[i])
+                if o.data_ptr() == x.data_ptr():
+                    o = o.clone()
+                x = z.add_(x, alpha=fold_a[i]) if chained else add(z, x, alpha=fold_a[i], out=x)
+                x.add_(o, alpha=fold_b[i])
+                i += 1
+            if chained:
+                x = self._x.copy_(x)
+
+    # No value kept and no noise (two-stage Runge-Kutta): x and y in the network's own output -----------------------
+
+    def _prepare_two_registers(self, table: Table, p: Tensor, q: Tensor) -> None:
+        r"""With m = p e + q o, e the place of the evaluation (x or y):
+
+            x' = A x + B m,    y' = A' x' + B' m
+
+        is folded into x, y and o. Where e = x, x' = (A + B p) x + B q o, and the x in m is got back from x'.
+        """
+        self._y = torch.zeros_like(self._x)
+        state, point = table.state, table.point
+        a = torch.where(state.active, state.x, 1.0)
+        b = torch.where(state.active, state.m[:, 0], 0.0)
+        a_point, b_point = point.x, point.m[:, 0]
+        at_x = torch.cat([torch.tensor([True]), ~point.active[:-1]])
+        folded = torch.where(at_x, a + b * p, a)
+        back = torch.where(at_x, b_point * p / folded, 0.0)
+        self._x_of_x = folded.tolist()
+        self._x_of_y = torch.where(at_x, 0.0, b * p).tolist()
+        self._x_of_o = (b * q).tolist()
+        self._y_of_x = (a_point + back).tolist()
+        self._y_of_y = torch.where(at_x, 0.0, b_point * p).tolist()
+        self._y_of_o = (b_point * q - back * b * q).tolist()
+        self._x_scalars, self._y_scalars = _scalars(folded, self._x), _scalars(a_point + back, self._x)
+        self._pointed: list[bool] = point.active.tolist()
+
+    def _run_two_registers(self, start: int, stop: int) -> None:
+        x, y, raw = self._x, self._y, self._model.raw
+        if y is None:
+            return
+        for i in range(start, stop):
+            at = y if self._at_y else x
+            o = raw(at, self._labels[i])
+            if o.data_ptr() == at.data_ptr():
+                o = o.clone()
+            if self._x_of_x[i] != 1:
+                x.mul_(self._x_scalars[i])
+            if self._x_of_o[i] != 0:
+                x.add_(o, alpha=self._x_of_o[i])
+            if self._x_of_y[i] != 0:
+                x.add_(y, alpha=self._x_of_y[i])
+            self._at_y = self._pointed[i]
+            if self._at_y:
+                if self._y_of_y[i] != 0:
+                    y.mul_(self._y_of_y[i]).add_(x, alpha=self._y_of_x[i])
+                else:
+                    torch.mul(x, self._y_scalars[i], out=y)
+                y.add_(o, alpha=self._y_of_o[i])
 
     # Any table --------------------------------------------------------------------------------------------------
 
@@ -297,7 +377,7 @@ class TableStepper(Stepper):
         self._run(self._ends[start], self._ends[stop])
 
     def registers(self) -> dict[str, Tensor]:
-        if self._one_step:
+        if self._bare:
             return {}
         kept = {f"value_{j}": v for j, v in enumerate(self._values)}
         kept |= {f"noise_{j}": z for j, z in enumerate(self._noises)}
@@ -309,7 +389,7 @@ class TableStepper(Stepper):
         return () if self._stream is None else (self._stream.position,)
 
     def restore(self, state: SolveState) -> None:
-        if not self._one_step:
+        if not self._bare:
             self._at_y = "base" in state.registers
             for j, v in enumerate(self._values):
                 v.copy_(state.registers[f"value_{j}"])

@@ -37,8 +37,8 @@ class DigitsSettings(TrainingSettings):
     """The settings of the loop, of the loss and of the network."""
 
     batch_size: int = Field(128, ge=1, le=1501)
-    weighting: Weighting = "simple"
-    time_sampling: TimeSampling = "uniform"
+    weighting: Weighting = "likelihood"
+    time_sampling: TimeSampling = "importance"
     label_dropout: float = Field(0.1, ge=0, le=1)
     channels: int = Field(32, ge=8, multiple_of=8)
     dropout: float = Field(0.1, ge=0, lt=1)
@@ -61,8 +61,8 @@ def train_digits(
     steps: int = 4000,
     batch_size: int = 128,
     learning_rate: float = 2e-3,
-    weighting: Weighting = "simple",
-    time_sampling: TimeSampling = "uniform",
+    weighting: Weighting = "likelihood",
+    time_sampling: TimeSampling = "importance",
     channels: int = 32,
     dropout: float = 0.1,
     checkpoint_every: int = 500,
@@ -70,7 +70,7 @@ def train_digits(
     resume: bool = False,
     progress: bool = True,
 ) -> DigitsRun:
-    """Train the digits model and write it to `out`.
+    """Train the digits model and write it to `out`; the defaults are the bundled model's settings.
 
     The folder then holds digits.safetensors and digits.json (`sk.models.load(out)` reads them), loss.csv, loss.png,
     samples.png (the classes as columns, eight samples each) and checkpoint.safetensors (the state of the run).
@@ -219,7 +219,11 @@ def _description(settings: DigitsSettings, seconds: float, results: dict[str, fl
             "held_out_rule": HELD_OUT_RULE,
             "held_out_indices": digits_split().held_out_indices.tolist(),
         },
-        "training": {**settings.model_dump(mode="json"), "seconds": round(seconds, 1)},
+        "training": {
+            **settings.model_dump(mode="json"),
+            "threads": torch.get_num_threads(),
+            "seconds": round(seconds, 1),
+        },
         "results": {name: round(value, 5) for name, value in results.items()},
         "versions": {
             "sdekit": sdekit.__version__,

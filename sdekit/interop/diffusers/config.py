@@ -82,7 +82,7 @@ def split_config(
     if unexpected and config.get("_class_name", class_name) == class_name:
         _log.warning("%s does not use these entries of its config: %s.", class_name, ", ".join(unexpected))
     if "_class_name" in extras:
-        pass
+        extras["_class_name"] = class_name
     return arguments, unknown, extras
 
 

@@ -60,18 +60,22 @@ class ScoreSdeVpScheduler:
 
     - Step and grid disagree. The grid covers 1 - eps in gaps of (1 - eps)/(N - 1), the steps cover 1 in total. The
       last step starts at eps and ends at eps - 1/N: at -0.019 for N = 50 and eps = 1e-3. The state has moved for
-      i/N when the coefficients are taken at t_i, up to |1/N - eps| away; the two agree only for N = 1/eps.
+      i/N when the coefficients are taken at t_i, up to |1/N - eps| away; the two agree only for N = 1/eps, where
+      this is `euler_maruyama` from 1 to 0.
       The error does not vanish as N grows: with eps = 1e-3, exact noise predictions and data N(0, 2^2), the standard
       deviation tends to 2.00077, where the marginal at eps has 1.99992; `euler_maruyama` tends to the latter.
     - `std` is computed in the dtype of t by a difference that cancels near t = 0. In float32 its relative error
       reaches 1.4e-4 for t in [1e-3, 1] and 1.4 % for t in [1e-5, 1e-3]; sdekit's SDEs use expm1 in float64.
       With t in bfloat16, std is 0 for t up to 0.0098 (float16: 0.0020) and the step is no longer finite. `timesteps`
       are float32: with them a state in half precision comes back as float32.
-    - Noise is added in the last step too: take the second result, the mean, as the sample.
-    - All samples share one random stream unless `generator` is a list, so a sample depends on its batch.
+    - Noise is added in the last step too: take the second result, the mean, as the sample, which is what
+      `sample(…, denoise="mean")` returns.
+    - All samples share one random stream unless `generator` is a list, so a sample depends on its batch; `sample(…,
+      seed=…)` gives each its own.
 
-    Where diffusers accepts a mistake in silence, this class raises: parameters out of range, shapes that would enlarge
-    x, too few generators, changes to the config in place, unknown keywords of `from_config`.
+    The reference is diffusers 0.42. Where it lets a mistake pass, this class raises: parameters out of range,
+    shapes that would enlarge x, changes to the config in place, unknown keywords of `from_config`. `from_pretrained`
+    reads local folders only, and its errors are ArgumentError where those of diffusers are OSError.
 
     Args:
         num_train_timesteps: the scheduler's `len`; sampling does not use it.

@@ -77,6 +77,16 @@ def explicit_table(
         point_x[:, i] = factor / base
         for j, a in enumerate(reversed(inner)):
             point_m[:, i, j] = factor * h * a
+    if stages == 2:
+        # The weight of the first stage goes into x at once, and the second evaluates at y = x + (rest): no value is
+        # kept. x' = e x + h b_0 k_0 (e = end/base), so that y = c x + d k_0 = (c/e) x' + (d - (c/e) h b_0) k_0.
+        factor = point_x[:, 0] / (end / base)
+        first_part = end * h * weights[0]
+        state_x[:, 0], state_m[:, 0, 0] = end / base, first_part
+        point_m[:, 0, 0] -= factor * first_part
+        point_x[:, 0] = factor
+        state_x[:, 1], state_m[:, 1, 1] = 1.0, 0.0
+        state_m, point_m = state_m[..., :1], point_m[..., :1]
     ends = torch.zeros_like(at, dtype=torch.bool)
     ends[:, -1] = True
     kept = torch.ones_like(ends)
@@ -95,7 +105,7 @@ def explicit_table(
     return Table(
         "noise" if in_sigma else "velocity",
         column(at),
-        Updates.of(column(state_x), column(state_m), active=ends_step),
+        Updates.of(column(state_x), column(state_m), active=ends_step if stages > 2 else None),
         Updates.of(column(point_x), column(point_m), active=~ends_step) if stages > 1 else Updates.none(len(ends_step)),
         torch.zeros_like(ends_step),
         ends_step,
