@@ -328,6 +328,18 @@ def test_float32_near_zero(sde):
         torch.testing.assert_close(got.double(), exact, rtol=1e-6, atol=0)
 
 
+@every_default
+def test_schedules_are_evaluated_in_float64(sde):
+    """A float32 time gives the float64 value of that time, rounded once: bit for bit."""
+    t = times(sde).float()
+    t = t[t <= sde.t_max]
+    for method in ("log_alpha", "alpha", "sigma", "sigma_ratio", "log_snr", "drift_coefficient", "sigma_rate"):
+        schedule = getattr(sde, method)
+        assert torch.equal(schedule(t), schedule(t.double()).float())
+    log_snr = sde.log_snr(t)
+    assert torch.equal(sde.time_of_log_snr(log_snr), sde.time_of_log_snr(log_snr.double()).float())
+
+
 def test_cosine_schedule_holds_beta_after_the_clip():
     sde = CosineVPSDE(beta_max=20.0)
     t = torch.linspace(sde._clip_time, 1.0, 20, dtype=torch.float64)

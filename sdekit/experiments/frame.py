@@ -90,7 +90,7 @@ def read(frame: pd.DataFrame, metrics: Sequence[type[Metric]] = BUILT_IN) -> pd.
     out["size_low"], out["size_high"] = magnitude(out["low"], out["high"])
     out["size_floor_low"], out["size_floor_high"] = magnitude(out["floor_low"], out["floor_high"])
     low, high = out["size_low"].fillna(out["size"]), out["size_high"].fillna(out["size"])
-    out["at_floor"] = np.where(higher, high >= out["size_floor_low"], out["size"] <= out["size_floor_high"])
+    out["at_floor"] = np.where(higher, high >= out["size_floor_low"], low <= out["size_floor_high"])
 
     out["near_best"] = False
     for _, rows in out[out["value"].notna()].groupby(["model", "metric", "budget"]):

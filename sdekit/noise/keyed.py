@@ -5,9 +5,12 @@ from a Mersenne Twister seeded by a key of (seed, purpose, block of samples, blo
 and moved. S and K depend on the size d of one sample and on nothing else, so any split of a batch sees the same
 numbers; a block is about 16,000 numbers (fewer for small d), so that seeding costs a few per cent of drawing.
 
-The key is a bijective 32-bit mix (that of MurmurHash3) of h + i M1 + p M2 with odd M1 and M2, h a 32-bit digest of
-seed and purpose: within one seed and purpose, no two blocks of samples share a key at the same position, nor two
-positions in the same block of samples.
+The key is mix(h + i M1 + p M2) with mix the bijective 32-bit mix of MurmurHash3, M1 and M2 odd, i the block of samples
+and p that of positions. With one seed for all, h = mix(seed + digest of the purpose); with a seed for each sample, h is
+the digest of the purpose and i the seed. (Seeds beyond 32 bits put their high part into the digest.) So within a
+purpose no two seeds below 2^32 share a key at the same i and p; within a seed no two blocks do while i < 800,000 and
+p < 1,700. Keys have 32 bits, all that a Mersenne Twister is seeded with: among very many blocks of different seeds a
+few are bound to be equal somewhere.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ _BLOCK = 16384
 _SMALL = 64
 _LARGE = 1024
 _KEYS = 256
+_LOW = np.uint64(0xFFFFFFFF)
 
 
 def check_seed(name: str, seed: object) -> int:
@@ -56,21 +60,25 @@ def _power_of_two(n: int) -> int:
 
 
 def _digest(seed: int, purpose: str) -> int:
-    text = f"{seed}/{purpose}".encode()
+    """32 bits from the purpose and the high part of a seed."""
+    text = f"{seed >> 32}/{purpose}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "little")
+
+
+def _mix(numbers: np.ndarray) -> np.ndarray:
+    """A bijection of the 32-bit numbers, as uint64."""
+    mixed = numbers & _LOW
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        mixed ^= mixed >> np.uint64(shift)
+        mixed = (mixed * np.uint64(factor)) & _LOW
+    return mixed ^ (mixed >> np.uint64(16))
 
 
 def _keys(base: np.ndarray, block: np.ndarray, positions: range) -> list[list[int]]:
     """A 32-bit key for each block of positions (outer) and each (base, block of samples) (inner)."""
-    low = np.uint64(0xFFFFFFFF)
-    place = np.arange(positions.start, positions.stop, dtype=np.uint64)[:, None] & low
-    mixed = base.astype(np.uint64) + block.astype(np.uint64) * np.uint64(0x9E3779B1)
-    mixed = (mixed + place * np.uint64(0x85EBCA77)) & low
-    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-        mixed ^= mixed >> np.uint64(shift)
-        mixed = (mixed * np.uint64(factor)) & low
-    mixed ^= mixed >> np.uint64(16)
-    keys: list[list[int]] = mixed.tolist()
+    place = np.arange(positions.start, positions.stop, dtype=np.uint64)[:, None] & _LOW
+    samples = base.astype(np.uint64) + (block.astype(np.uint64) & _LOW) * np.uint64(0x9E3779B1)
+    keys: list[list[int]] = _mix(samples + place * np.uint64(0x85EBCA77)).tolist()
     return keys
 
 
@@ -99,7 +107,8 @@ class KeyedNoise(NoiseSource):
         samples, positions = block_sizes(math.prod(shape[1:]), alone=False)
         low, high = self.first // samples, (self.first + shape[0] - 1) // samples
         blocks = np.arange(low, high + 1)
-        base = np.full(len(blocks), _digest(self.seed, purpose))
+        mixed = _mix(np.array([self.seed & 0xFFFFFFFF], dtype=np.uint64) + np.uint64(_digest(self.seed, purpose)))
+        base = np.full(len(blocks), mixed[0])
         offset = self.first - low * samples
         return _BlockStream(shape, dtype, device, base, blocks, samples, positions, offset, scales)
 
@@ -133,8 +142,8 @@ class SeedsNoise(NoiseSource):
             raise ArgumentError(f"seeds has {len(self.seeds)} entries for a batch of {shape[0]}; give one a sample.")
         samples, positions = block_sizes(math.prod(shape[1:]), alone=True)
         # The purpose is marked as the alone kind, so that seeds=[s] and seed=s are two streams, not halves of one.
-        base = np.array([_digest(seed, f"{purpose}/alone") for seed in self.seeds])
-        blocks = np.zeros(len(base), int)
+        base = np.array([_digest(seed, f"{purpose}/alone") for seed in self.seeds], dtype=np.uint64)
+        blocks = np.array([seed & 0xFFFFFFFF for seed in self.seeds], dtype=np.uint64)
         return _BlockStream(shape, dtype, device, base, blocks, samples, positions, 0, scales)
 
     def part(self, start: int, stop: int, total: int) -> NoiseSource:
@@ -165,10 +174,10 @@ class _BlockStream(NoiseStream):
         scales: Tensor | None,
     ) -> None:
         self._base, self._blocks = base, blocks
-        self._generator = torch.Generator()
+        self._generator = torch.Generator(device="cpu")
         self._positions = positions
         n, d = shape[0], math.prod(shape[1:])
-        drawn = torch.empty(len(blocks), positions, samples, d)
+        drawn = torch.empty(len(blocks), positions, samples, d, dtype=torch.float32, device="cpu")
         self._fills = list(drawn.reshape(len(blocks), -1).unbind(0))
         in_place = dtype == torch.float32 and device.type == "cpu"
         # Views of what was drawn where strides allow it; otherwise one copy a fill, into (K, B, d).
@@ -178,7 +187,7 @@ class _BlockStream(NoiseStream):
         elif samples == 1:
             views = drawn[:, :, 0].transpose(0, 1)
         else:
-            views = torch.empty(positions, n, d)
+            views = torch.empty(positions, n, d, dtype=torch.float32, device="cpu")
             whole = drawn.transpose(0, 1)
             row = 0
             for b in range(len(blocks)):

@@ -3,7 +3,7 @@
 from sdekit.solvers.base import AdaptiveSolver, FixedStepSolver, HandState, Observers, Problem, Solver, StepInfo
 from sdekit.solvers.bridges.scipy_ode import ScipyODE
 from sdekit.solvers.bridges.torchsde_steps import TorchsdeSDE
-from sdekit.solvers.catalogue import Entry, entries, get, names, register, resolve
+from sdekit.solvers.catalogue import Entry, describe, entries, get, names, register, resolve
 from sdekit.solvers.correctors import AnnealedLangevin, Corrector, Langevin
 from sdekit.solvers.diffusion.ancestral import Ancestral
 from sdekit.solvers.diffusion.base import TableSolver
@@ -46,6 +46,7 @@ __all__ = [
     "TableSolver",
     "TorchsdeSDE",
     "Updates",
+    "describe",
     "entries",
     "get",
     "names",

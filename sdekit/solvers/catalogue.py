@@ -25,7 +25,7 @@ from sdekit.solvers.ode.rk4 import RK4
 from sdekit.solvers.predictor_corrector import PredictorCorrector
 from sdekit.solvers.sde.euler_maruyama import EulerMaruyama
 
-__all__ = ["Entry", "entries", "get", "names", "register", "resolve"]
+__all__ = ["Entry", "describe", "entries", "get", "names", "register", "resolve"]
 
 
 @final
@@ -111,6 +111,51 @@ def names() -> list[str]:
 def entries() -> list[Entry]:
     """Every entry, in the catalogue's order."""
     return list(_CATALOGUE.values())
+
+
+def describe() -> list[dict[str, Any]]:
+    """What every solver declares, in the catalogue's order, as plain values: for tables, the command line and programs.
+
+    Keys: name, aliases, kind, stochastic ("yes", "no", or "by eta"), integrates, adaptive, order, strong_order,
+    weak_order, orders (as text), evaluations_per_step (None where it varies), calculus, couples_batch, default_grid
+    (None if adaptive), needs, options, summary, reference. Read off a solver with its default options.
+    """
+    return [_described(entry) for entry in _CATALOGUE.values()]
+
+
+def _described(entry: Entry) -> dict[str, Any]:
+    solver = entry.make(**entry.fixed)
+    either = isinstance(solver, DDIM)
+    if either:
+        integrates, stochastic = "probability flow (eta = 0), reverse SDE (eta > 0)", "by eta"
+    elif "score" in solver.needs:
+        integrates, stochastic = ("reverse SDE", "yes") if solver.stochastic else ("probability flow", "no")
+    else:
+        integrates, stochastic = ("any SDE", "yes") if solver.stochastic else ("probability flow, any ODE", "no")
+    orders = [f"{solver.order:g}"] if solver.order is not None else []
+    if solver.strong_order is not None or solver.weak_order is not None:
+        pair = (("strong", solver.strong_order), ("weak", solver.weak_order))
+        orders.append(", ".join(f"{kind} {value:g}" for kind, value in pair if value is not None))
+    return {
+        "name": entry.name,
+        "aliases": list(entry.aliases),
+        "kind": solver.kind,
+        "stochastic": stochastic,
+        "integrates": integrates,
+        "adaptive": solver.adaptive,
+        "order": solver.order,
+        "strong_order": solver.strong_order,
+        "weak_order": solver.weak_order,
+        "orders": "; ".join(orders),
+        "evaluations_per_step": solver.evaluations_per_step,
+        "calculus": list(solver.calculus),
+        "couples_batch": solver.couples_batch,
+        "default_grid": None if solver.adaptive else solver.default_grid,
+        "needs": list(solver.needs),
+        "options": sorted(_options_of(entry.make) - set(entry.fixed)),
+        "summary": entry.summary,
+        "reference": solver.reference,
+    }
 
 
 def resolve(name: str) -> Entry:

@@ -58,6 +58,12 @@ class PredictorCorrector(FixedStepSolver):
         return self.corrector is not None or (self.predictor is not None and self.predictor.stochastic)
 
     @property
+    def evaluations_per_step(self) -> int | None:  # type: ignore[override]
+        predicting = 0 if self.predictor is None else self.predictor.evaluations_per_step
+        correcting = 0 if self.corrector is None else self.corrector.n_steps
+        return None if predicting is None else predicting + correcting
+
+    @property
     def couples_batch(self) -> bool:
         coupled = self.corrector is not None and self.corrector.couples_batch
         return coupled or (self.predictor is not None and self.predictor.couples_batch)

@@ -19,6 +19,8 @@ from sdekit.solvers.solution import Solution, Status, first_bad_samples
 __all__ = ["METHODS", "ScipyODE"]
 
 METHODS = ("RK45", "RK23", "DOP853", "LSODA", "Radau", "BDF")
+# LSODA and BDF vary theirs.
+_ORDERS = {"RK45": 5.0, "RK23": 3.0, "DOP853": 8.0, "Radau": 5.0}
 
 
 @final
@@ -60,6 +62,10 @@ class ScipyODE(AdaptiveSolver):
     @property
     def stochastic(self) -> bool:
         return False
+
+    @property
+    def order(self) -> float | None:  # type: ignore[override]
+        return _ORDERS.get(self.method)
 
     @property
     def couples_batch(self) -> bool:

@@ -25,6 +25,10 @@ METHODS: dict[str, tuple[Calculus, ...]] = {
     "midpoint": ("stratonovich",),
     "reversible_heun": ("stratonovich",),
 }
+# Strong orders for diagonal noise, and drift evaluations a step, as measured by the tests.
+_STRONG_ORDERS = {"euler": 0.5, "milstein": 1.0, "srk": 1.5, "heun": 1.0, "midpoint": 1.0, "reversible_heun": 1.0}
+# One of reversible_heun's two is torchsde's own look at the drift's shape, at a point its step does not use.
+_EVALUATIONS = {"euler": 1, "milstein": 1, "srk": 9, "heun": 2, "midpoint": 2, "reversible_heun": 2}
 
 
 @final
@@ -44,6 +48,7 @@ class TorchsdeSDE(FixedStepSolver):
     method: str = "euler"
 
     kind = "bridge"
+    weak_order = 1.0
     reference = "Li et al. 2020, arXiv 2001.01328"
 
     def __post_init__(self) -> None:
@@ -57,6 +62,14 @@ class TorchsdeSDE(FixedStepSolver):
     @property
     def name(self) -> str:
         return f"torchsde:{self.method}"
+
+    @property
+    def strong_order(self) -> float:  # type: ignore[override]
+        return _STRONG_ORDERS[self.method]
+
+    @property
+    def evaluations_per_step(self) -> int:  # type: ignore[override]
+        return _EVALUATIONS[self.method]
 
     def check(self, dynamics: Dynamics) -> None:
         super().check(dynamics)

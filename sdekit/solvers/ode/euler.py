@@ -29,7 +29,7 @@ class Euler(StepSolver):
     name = "euler"
     order = 1.0
     evaluations_per_step = 1
-    default_grid = "uniform"
+    default_grid = "karras"
     reference = "Euler 1768; Karras et al. 2022, arXiv 2206.00364"
 
     def __post_init__(self) -> None:

@@ -1,0 +1,124 @@
+r"""What a log-likelihood is returned as: the values, how far they can be trusted, and other units."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+from typing import final
+
+import torch
+from torch import Tensor
+
+from sdekit._tensors import check_number, check_positive_integer
+from sdekit.errors import ArgumentError
+from sdekit.solvers.solution import Status
+
+__all__ = ["Budget", "LogLikelihood"]
+
+_MEANING = {
+    "probe": "standard error of the trace's estimate, from the spread of the probes",
+    "integration": "difference to the same solve at half the steps (or ten times the tolerances)",
+    "truncation": "log p at t_eps less log p at t = 0, to first order",
+    "prior": "bound, in the mean over data, on what the prior at T being a Gaussian costs",
+}
+
+
+@final
+@dataclass(frozen=True)
+class Budget:
+    r"""The errors of a log-likelihood, each for every sample, in nats: float64 (B,), or None where it was not asked for.
+
+    Attributes:
+        probe: one standard error of log_prob from the random probes: sd/sqrt(K) over K independent sets. 0 with the
+            exact divergence, NaN with one probe, whose spread is not known.
+        integration: |log p - log p'|, where log p' comes from half the steps (an adaptive solver: ten times rtol and
+            atol), with the same probe held fixed in both so that its noise drops out. This estimates the error of the
+            coarser solve: for a method of order k it is about 2^k times that of the finer one.
+        truncation: log p_{t_eps}(x) - log p_0(x), what is due to the density being that of the data with the noise of
+            t_eps still in it. To first order in t, from the first evaluation,
+            -ln(alpha)(d + x.s) + (|eps|^2 - (d - tr J_D))/2,   s = -eps/sigma;
+            signed; it means what it says where the data's density is smooth at the scale sigma(t_eps).
+        prior: KL(N(alpha_T x_0, sigma_T^2 I) || prior) at x_0 = x/alpha(t_eps). Its mean over the data bounds
+            KL(p_T || prior), the mean error of log p that comes from taking the prior for p_T.
+        unknown: why an entry is None.
+
+    The model's own error, of its score against the data's, is in none of them; nor is that of treating discrete data
+    as continuous.
+    """
+
+    probe: Tensor
+    integration: Tensor | None
+    truncation: Tensor
+    prior: Tensor
+    unknown: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Tensor | None]:
+        """The four entries by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "unknown"}
+
+    def __str__(self) -> str:
+        lines = ["error in nats         mean  largest"]
+        for name, value in self.to_dict().items():
+            if value is None:
+                lines.append(f"{name:<12} {'-':>13} {'-':>8}  {self.unknown[name]}")
+            else:
+                mean, largest = float(value.mean()), float(value.abs().max())
+                lines.append(f"{name:<12} {mean:>13.3g} {largest:>8.3g}  {_MEANING[name]}")
+        return "\n".join(lines)
+
+
+@final
+@dataclass(frozen=True)
+class LogLikelihood:
+    """The result of `log_likelihood`.
+
+    Attributes:
+        log_prob: log-density at t_eps of each sample, in nats with respect to the units of x: float64 (B,). NaN where
+            the solve did not reach T.
+        std_error: its standard error from the probes, (B,): 0 with the exact divergence, NaN with one probe.
+        latent: where the probability flow takes x at T, of the shape and dtype of x.
+        nfe: network evaluations, counted at the network; an int, or (B,) where samples differ.
+        budget: the errors of log_prob.
+        status: "success", or why an adaptive solver ended early.
+        divergence: how the trace was had.
+        dim: d, the number of coordinates of one sample.
+    """
+
+    log_prob: Tensor
+    std_error: Tensor
+    latent: Tensor
+    nfe: int | Tensor
+    budget: Budget
+    status: Status
+    divergence: str
+    dim: int
+
+    def bits_per_dim(self, *, data_range: tuple[float, float], levels: int = 1) -> Tensor:
+        r"""Bits for each coordinate of data that lies in `data_range` in the units of x, float64 (B,).
+
+            bits/dim = -log2 p(x)/d - log2 w,    w = (high - low)/levels
+
+        w is the width of one bin. With levels=256, `data_range` covered by 256 bins, it is the code length of 8-bit data
+        that was uniformly dequantised (each value spread over its bin): -log2(p w^d)/d. With levels=1, unless given, it
+        is -log2 p/d for the data scaled to [0, 1]. For data in [-1, 1] and 256 levels the last term is +7, for [0, 1]
+        +8. Where the levels lie *on* both ends, as in x = k/127.5 - 1, the bins reach half a bin beyond:
+        data_range=(-1 - 1/255, 1 + 1/255).
+
+        Raises:
+            ArgumentError: if data_range is not two finite numbers, the lower first, or levels is not a positive integer.
+        """
+        if not isinstance(data_range, (tuple, list)) or len(data_range) != 2:
+            raise ArgumentError(f"data_range must be (low, high), the range of the data in x, got {data_range!r}.")
+        low, high = (check_number("data_range", bound) for bound in data_range)
+        if not low < high:
+            raise ArgumentError(f"data_range must be (low, high) with low < high, got {data_range!r}.")
+        width = (high - low) / check_positive_integer("levels", levels)
+        return -self.log_prob / (self.dim * math.log(2)) - math.log2(width)
+
+    def __repr__(self) -> str:
+        nfe = self.nfe if isinstance(self.nfe, int) else f"{int(self.nfe.min())} to {int(self.nfe.max())}"
+        mean, error = float(self.log_prob.mean()), float(torch.sqrt(self.std_error.square().sum()) / len(self.std_error))
+        return (
+            f"LogLikelihood({len(self.log_prob)} samples, mean {mean:.6g} +- {error:.2g} nats, "
+            f"divergence={self.divergence}, nfe={nfe}, status={self.status!r})"
+        )
