@@ -16,8 +16,8 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from sdekit._tensors import as_float64, expand_right
-from sdekit.errors import ArgumentError
+from sdekit._tensors import as_float64, check_number, expand_right
+from sdekit.errors import ArgumentError, ShapeError
 from sdekit.models.score import EvaluationCounter, ScoreModel
 from sdekit.sdes import AbstractSDE, Calculus, NoiseKind
 
@@ -74,7 +74,12 @@ class _WithoutNoise(Dynamics):
 
 @final
 class ODE(_WithoutNoise):
-    """dx/dt = f(x, t) for a function of the user's own."""
+    """dx/dt = f(x, t) for a function of the user's own.
+
+    Raises:
+        ArgumentError: if `drift` is not callable; by `drift`, if the function returns anything but a tensor.
+        ShapeError: by `drift`, if it returns one of another shape than x; broadcasting would make a wrong result of it.
+    """
 
     def __init__(self, drift: Callable[[Tensor, Tensor], Tensor]) -> None:
         if not callable(drift):
@@ -84,7 +89,7 @@ class ODE(_WithoutNoise):
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
         self.counter.calls += 1
-        return self._drift(x, t)
+        return _like_state(self._drift(x, t), x)
 
     def counted(self) -> Dynamics:
         return ODE(self._drift)
@@ -110,7 +115,7 @@ class ForwardSDE(Dynamics):
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
         self.counter.calls += 1
-        return self.sde.drift(x, t)
+        return _like_state(self.sde.drift(x, t), x)
 
     def diffusion(self, x: Tensor, t: Tensor) -> Tensor:
         return self.sde.diffusion(x, t)
@@ -166,7 +171,7 @@ class ReverseSDE(_OfModel):
 
     def __init__(self, model: ScoreModel, tau: float = 1.0) -> None:
         super().__init__(model)
-        if not tau > 0:
+        if not check_number("tau", tau) > 0:
             raise ArgumentError(f"tau must be above 0, got {tau!r}; tau = 0 is ProbabilityFlow(model).")
         self.tau = float(tau)
 
@@ -194,6 +199,18 @@ class ProbabilityFlow(_OfModel, _WithoutNoise):
 
     def __repr__(self) -> str:
         return f"ProbabilityFlow({self.model!r})"
+
+
+def _like_state(value: object, x: Tensor) -> Tensor:
+    """A drift, checked to be a tensor of the shape of x, in its dtype."""
+    if not isinstance(value, Tensor):
+        raise ArgumentError(f"the drift must return a tensor, got {type(value).__name__}.")
+    if value.shape != x.shape:
+        raise ShapeError(
+            f"the drift returned a tensor of shape {tuple(value.shape)} for a state of shape {tuple(x.shape)}; "
+            "expected the same shape."
+        )
+    return value.to(x.dtype)
 
 
 def _at(schedule: Callable[[Tensor | float], Tensor], t: Tensor, x: Tensor) -> Tensor:

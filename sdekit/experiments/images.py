@@ -54,7 +54,7 @@ def sheet(images: Tensor, columns: int | None = None) -> Image.Image:
     row, column = factor * height + _PADDING, factor * width + _PADDING
     canvas = np.full((down * row + _PADDING, across * column + _PADDING, channels), _PADDING_GREY, dtype=np.uint8)
     for k, tile in enumerate(pixels):
-        top, left = _PADDING + (k % across) * row, _PADDING + (k % across) * column
+        top, left = _PADDING + (k // across) * row, _PADDING + (k % across) * column
         canvas[top : top + factor * height, left : left + factor * width] = tile
     return Image.fromarray(canvas[:, :, 0] if channels == 1 else canvas)
 

@@ -2,9 +2,9 @@ r"""The log-likelihood of a score model, by the instantaneous change of variable
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sdekit._tensors import check_state
 from sdekit.errors import ArgumentError, NonFiniteError, ShapeError, UnknownNameError, UnsupportedError
-from sdekit.grids import Custom, Grid, make_grid
+from sdekit.grids import Grid, make_grid
 from sdekit.likelihood.divergence import (
     DIVERGENCES,
     Along,
@@ -26,12 +26,12 @@ from sdekit.likelihood.divergence import (
 from sdekit.likelihood.flow import AugmentedFlow
 from sdekit.likelihood.result import Budget, LogLikelihood
 from sdekit.models.score import ScoreModel
-from sdekit.noise import noise_source
+from sdekit.noise import NoiseSource, noise_source
 from sdekit.sampling import solve
 from sdekit.sdes import DiffusionSDE
 from sdekit.solvers.base import Solver
 from sdekit.solvers.catalogue import get
-from sdekit.solvers.solution import Solution
+from sdekit.solvers.solution import Solution, Status
 
 __all__ = ["log_likelihood"]
 
@@ -45,7 +45,7 @@ def log_likelihood(
     *,
     solver: str | Solver = "rk4",
     steps: int | None = None,
-    grid: str | Grid | Sequence[float] | Tensor = "log_snr",
+    grid: str | Grid | Sequence[float] | Tensor | None = None,
     divergence: str | Divergence | None = None,
     probes: int | None = None,
     probe_distribution: Distribution | None = None,
@@ -112,46 +112,232 @@ def log_likelihood(
     span = _span(model.sde, t_eps)
     trace = _divergence(divergence, probes, probe_distribution, probes_along, math.prod(x.shape[1:]), chosen)
     places = _places(model.sde, chosen, steps, grid, span)
-    if integration_error:
-        coarse = _coarser(chosen, places)
-    given = any(source is not None for source in (seed, seeds, generator))
-    source = noise_source(seed=seed if given else 0, seeds=seeds, generator=generator, first=first)
+    coarse = _coarser(chosen, places) if integration_error else None
+    default = 0 if seeds is None and generator is None else None
+    source = noise_source(seed=default if seed is None else seed, seeds=seeds, generator=generator, first=first)
     if condition:
         model = model.with_condition(**condition)
-
     with torch.inference_mode(False):
-        x = x.detach().clone()
-
-        def opened(divergence: Divergence) -> Traces:
-            return divergence.open(tuple(x.shape), source, dtype=x.dtype, device=x.device)
-
-        traces, noiseless = opened(trace), trace
-        noisy = integration_error and isinstance(trace, Hutchinson) and trace.along == "independent"
-        if noisy and isinstance(trace, Hutchinson):
-            noiseless = Hutchinson(1, trace.distribution, "fixed")
-            traces = JoinedTraces(traces, opened(noiseless))
-        solve_ = _Solve(model, x, span, chunk, progress)
-        end, log_probs, nfe, truncation = solve_(chosen, places, traces)
-        integration = None
-        if integration_error:
-            _, coarser, more, _ = solve_(*coarse, opened(noiseless))
-            integration = (log_probs[:, -coarser.shape[1] :].mean(1) - coarser.mean(1)).abs()
-            nfe = nfe + more
-        kept = log_probs[:, :-1] if noisy else log_probs
-        std_error = _std_error(kept, trace)
+        problem = _Problem(model, x.detach().clone(), span, source, chunk, progress)
+        # A second solve is compared under probes that both share: fixed ones, whose noise drops out of the difference.
+        shared = _shared(trace) if coarse is not None else None
+        end = problem.solve(chosen, places, trace, shared)
+        nfe, integration = end.nfe, None
+        if coarse is not None:
+            again = problem.solve(*coarse, shared or trace, None)
+            fine = end.shared if end.shared is not None else end.log_probs
+            integration = (fine - again.log_probs).mean(1).abs()
+            nfe = nfe + again.nfe
+        std_error = _std_error(end.log_probs, trace)
         return LogLikelihood(
-            log_prob=kept.mean(1),
+            log_prob=end.log_probs.mean(1),
             std_error=std_error,
-            latent=end.x,
+            latent=end.latent,
             nfe=nfe,
             budget=Budget(
                 probe=std_error,
                 integration=integration,
-                truncation=truncation,
-                prior=_prior_bound(model, x, span),
-                unknown={} if integration_error else {"integration": "not asked for: pass integration_error=True"},
+                truncation=end.truncation,
+                prior=_prior_bound(model, problem.x, span),
+                unknown={} if integration_error else {"integration": "not asked for: integration_error=True"},
             ),
             status=end.status,
             divergence=repr(trace),
             dim=x[0].numel(),
         )
+
+
+# The solve -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _End:
+    """What one solve gives: log_probs (B, K), one for each set of probes, and those of the shared probes, if any."""
+
+    latent: Tensor
+    log_probs: Tensor
+    shared: Tensor | None
+    truncation: Tensor
+    nfe: int | Tensor
+    status: Status
+
+
+@dataclass(frozen=True)
+class _Problem:
+    model: ScoreModel
+    x: Tensor
+    span: tuple[float, float]
+    source: NoiseSource
+    chunk: int | None
+    progress: bool
+
+    def solve(self, solver: Solver, places: Tensor, divergence: Divergence, shared: Divergence | None) -> _End:
+        """One solve over `places`, values of u: its ends for an adaptive solver."""
+        model, x, sde = self.model, self.x, self.model.sde
+        batch, d = x.shape[0], x[0].numel()
+        columns = self._open(divergence)
+        traces = columns if shared is None else JoinedTraces(columns, self._open(shared))
+        truncation = torch.full((batch,), math.nan, dtype=torch.float64, device=x.device)
+        flow = AugmentedFlow(model, traces, tuple(x.shape), x.dtype, self.span, truncation)
+        start = torch.cat(
+            [
+                x.double().reshape(batch, d) / float(sde.alpha(self.span[0])),
+                torch.zeros(batch, traces.columns, dtype=torch.float64, device=x.device),
+            ],
+            1,
+        )
+        where: dict[str, Any] = {"grid": places}
+        if solver.adaptive:
+            where = {"t0": float(places[0]), "t1": float(places[-1])}
+        try:
+            solution = solve(flow, start, solver=solver, chunk=self.chunk, progress=self.progress, **where)
+        except NonFiniteError as error:
+            time = float(flow.time(torch.tensor(error.time, dtype=torch.float64)))
+            raise NonFiniteError(error.solver, error.step, time, error.samples) from None
+        end = float(sde.alpha(self.span[1])) * solution.x[:, :d]
+        prior = sde.prior_log_prob(end, t=self.span[1], data_std=model.data_std)
+        growth = d * math.log(float(sde.sigma(self.span[1])) / float(sde.sigma(self.span[0])))
+        log_probs = (prior + growth)[:, None] - solution.x[:, d:]
+        log_probs[~_finished(solution)] = math.nan
+        k = columns.columns
+        return _End(
+            latent=end.to(x.dtype).reshape(x.shape),
+            log_probs=log_probs[:, :k],
+            shared=None if shared is None else log_probs[:, k:],
+            truncation=truncation,
+            nfe=solution.nfe,
+            status=solution.status,
+        )
+
+    def _open(self, divergence: Divergence) -> Traces:
+        return divergence.open(tuple(self.x.shape), self.source, dtype=self.x.dtype, device=self.x.device)
+
+
+def _finished(solution: Solution) -> Tensor:
+    """Which samples reached the end: bool (B,)."""
+    each = solution.stats.get("status", solution.status)
+    statuses = each if isinstance(each, list) else [each] * len(solution.x)
+    return torch.tensor([status == "success" for status in statuses], device=solution.x.device)
+
+
+def _shared(trace: Divergence) -> Divergence | None:
+    """Probes that two solves can share beside those of `trace`, where its own change along the path."""
+    if isinstance(trace, Hutchinson) and trace.along == "independent":
+        return Hutchinson(1, trace.distribution, "fixed")
+    return None
+
+
+# What it is worth ----------------------------------------------------------------------------------------------------
+
+
+def _std_error(log_probs: Tensor, trace: Divergence) -> Tensor:
+    """sd/sqrt(K) over the K columns: 0 where the trace is exact, NaN for one random column."""
+    if isinstance(trace, Exact):
+        return torch.zeros_like(log_probs[:, 0])
+    if log_probs.shape[1] == 1:
+        return torch.full_like(log_probs[:, 0], math.nan)
+    return log_probs.std(1) / math.sqrt(log_probs.shape[1])
+
+
+def _prior_bound(model: ScoreModel, x: Tensor, span: tuple[float, float]) -> Tensor:
+    """KL(N(alpha_T x_0, sigma_T^2 I) || N(0, s^2 I)) at x_0 = x/alpha_eps, s the prior's standard deviation: (B,)."""
+    sde, d = model.sde, x[0].numel()
+    variance = sde.prior_std(span[1], model.data_std) ** 2
+    shrunk = float(sde.sigma(span[1])) ** 2 / variance
+    moved = (x.double() * float(sde.alpha(span[1]) / sde.alpha(span[0]))).reshape(len(x), d).square().sum(1) / variance
+    return 0.5 * (d * (shrunk - 1 - math.log(shrunk)) + moved)
+
+
+# The arguments -------------------------------------------------------------------------------------------------------
+
+
+def _solver(solver: str | Solver, options: Mapping[str, Any]) -> Solver:
+    """The solver, if it can integrate an ODE that is seen only through its drift."""
+    if isinstance(solver, Solver) and options:
+        raise ArgumentError(
+            f"unknown argument(s) {', '.join(map(repr, sorted(options)))}: options of a solver given as an object are "
+            "set where it is made."
+        )
+    chosen = solver if isinstance(solver, Solver) else get(solver, **options)
+    if chosen.stochastic or "score" in chosen.needs:
+        kind = "stochastic" if chosen.stochastic else "made for the state alone"
+        raise UnsupportedError(
+            f"the likelihood integrates an ODE, the state with its log-density; solver {chosen.name!r} is {kind}. "
+            "Take 'rk4', 'heun', 'euler', or an adaptive one such as 'scipy:RK45'."
+        )
+    if chosen.options().get("variable", "sigma") != "sigma":
+        raise ArgumentError("the likelihood is integrated in ln(sigma/alpha) with every solver; leave variable out.")
+    return chosen
+
+
+def _span(sde: DiffusionSDE, t_eps: float | None) -> tuple[float, float]:
+    low = sde.check_time("t_eps", sde.t_min if t_eps is None else t_eps)
+    if not (low < sde.t_max and float(sde.sigma(low)) > 0):
+        raise ArgumentError(
+            f"t_eps = {low!r} must be below T = {sde.t_max:g} and leave some noise (sigma > 0): the flow's log-density "
+            f"is had where ln(sigma/alpha) is finite. Give t_eps, for instance {1e-3 * sde.t_max:g}."
+        )
+    return low, sde.t_max
+
+
+def _places(
+    sde: DiffusionSDE,
+    solver: Solver,
+    steps: int | None,
+    grid: str | Grid | Sequence[float] | Tensor | None,
+    span: tuple[float, float],
+) -> Tensor:
+    """The values of u at the places of the grid, or at the two ends for an adaptive solver: float64, rising."""
+    if solver.adaptive:
+        if steps is not None or grid is not None:
+            raise ArgumentError(
+                f"solver {solver.name!r} chooses its own steps from rtol and atol; it takes no "
+                f"{'steps' if steps is not None else 'grid'}. Leave it out, or take a fixed-step solver such as 'rk4'."
+            )
+        return -0.5 * sde.log_snr(torch.tensor(span, dtype=torch.float64))
+    place = make_grid("log_snr" if grid is None else grid)
+    if steps is None:
+        steps = place.fixed_steps
+    if steps is None:
+        if solver.evaluations_per_step is None:
+            raise ArgumentError(f"solver {solver.name!r} needs steps=…, the number of steps of its grid.")
+        steps = -(-_EVALUATIONS // solver.evaluations_per_step)
+    return -0.5 * sde.log_snr(place.times(sde, steps, *span))
+
+
+def _coarser(solver: Solver, places: Tensor) -> tuple[Solver, Tensor]:
+    """The same solve with every second place, or with ten times the tolerances."""
+    if solver.adaptive:
+        options = solver.options()
+        if not {"rtol", "atol"} <= options.keys():
+            raise UnsupportedError(f"solver {solver.name!r} has no rtol and atol to vary; leave integration_error out.")
+        return type(solver)(**{**options, "rtol": 10 * options["rtol"], "atol": 10 * options["atol"]}), places
+    if len(places) < 3:
+        raise ArgumentError("integration_error compares with half the steps, so it needs steps of at least 2.")
+    return solver, torch.cat([places[:-1:2], places[-1:]])
+
+
+def _divergence(
+    divergence: str | Divergence | None,
+    probes: int | None,
+    distribution: Distribution | None,
+    along: Along | None,
+    d: int,
+    solver: Solver,
+) -> Divergence:
+    """The Divergence that these arguments name, settled for the solver."""
+    given: dict[str, Any] = {"probes": probes, "distribution": distribution, "along": along}
+    given = {name: value for name, value in given.items() if value is not None}
+    if divergence is None:
+        divergence = "exact" if d <= _EXACT_UP_TO and not given else "hutchinson"
+    if isinstance(divergence, str) and divergence not in DIVERGENCES:
+        raise UnknownNameError("divergence", divergence, DIVERGENCES)
+    if given and divergence != "hutchinson":
+        raise ArgumentError(
+            f"probes, probe_distribution and probes_along go with divergence='hutchinson'; got divergence={divergence!r}."
+        )
+    if isinstance(divergence, str):
+        divergence = DIVERGENCES[divergence](**given)
+    if not isinstance(divergence, Divergence):
+        raise ArgumentError(f"divergence must be a name ({', '.join(DIVERGENCES)}) or a Divergence; got {divergence!r}.")
+    return divergence.placed(solver.adaptive) if isinstance(divergence, Hutchinson) else divergence

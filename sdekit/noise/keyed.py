@@ -88,9 +88,9 @@ class KeyedNoise(NoiseSource):
 
     def __init__(self, seed: int, first: int = 0) -> None:
         self.seed = check_seed("seed", seed)
-        if isinstance(first, bool) or not isinstance(first, Integral) or first < 0:
+        if isinstance(first, bool) or not isinstance(first, Integral) or not 0 <= int(first) < 2**32:
             raise ArgumentError(
-                f"first (the index of the first sample) must be an integer of 0 or more, got {first!r}."
+                f"first (the index of the first sample) must be an integer from 0 to 2^32 - 1, got {first!r}."
             )
         self.first: int = int(first)
 

@@ -57,6 +57,8 @@ class GeneratorNoise(NoiseSource):
 
     def part(self, start: int, stop: int, total: int) -> NoiseSource:
         if self._each is not None:
+            if len(self._each) != total:
+                raise ArgumentError(f"generator has {len(self._each)} entries for a batch of {total}; give one a sample.")
             return GeneratorNoise(self._each[start:stop])
         if self._single is not None and (start, stop) != (0, total):
             raise ArgumentError(

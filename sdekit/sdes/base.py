@@ -138,11 +138,11 @@ class SDE(AbstractSDE):
         shape = x.shape if self.noise_dim is None else (*x.shape, self.noise_dim)
         if isinstance(self._diffusion, Tensor):
             g = self._diffusion.to(x)
-            if self.noise == "general" and _broadcasts(g.shape, shape):
+            if self.noise == "general" and broadcasts(g.shape, shape):
                 g = g.expand(shape)
         else:
             g = _returned("diffusion", self._diffusion(x, t), x)
-        if not (g.shape == shape or (self.noise != "general" and _broadcasts(g.shape, shape))):
+        if not (g.shape == shape or (self.noise != "general" and broadcasts(g.shape, shape))):
             what = f"{shape}" if self.noise == "general" else f"a shape that broadcasts to {tuple(shape)}"
             raise ShapeError(
                 f"the diffusion has shape {tuple(g.shape)} for a state of shape {tuple(x.shape)}; "
@@ -183,7 +183,7 @@ def _returned(name: str, value: object, x: Tensor) -> Tensor:
     return value.to(x.dtype)
 
 
-def _broadcasts(shape: torch.Size, to: tuple[int, ...]) -> bool:
+def broadcasts(shape: torch.Size, to: tuple[int, ...]) -> bool:
     """Whether a tensor of `shape` broadcasts to the shape `to` without enlarging it."""
     if len(shape) > len(to):
         return False

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from sdekit._tensors import as_float64, check_number, expand_right
-from sdekit.errors import ArgumentError
-from sdekit.sdes.base import AbstractSDE, Calculus
+from sdekit.errors import ArgumentError, ShapeError
+from sdekit.sdes.base import AbstractSDE, Calculus, broadcasts
 
 __all__ = ["GeometricBrownianMotion", "OrnsteinUhlenbeck"]
 
@@ -43,7 +43,13 @@ class _ClassicalSDE(AbstractSDE):
 
 def _like(value: Parameter, x: Tensor) -> Parameter:
     """A parameter in the dtype and on the device of x: a float64 one of shape (B, 1) would promote the state."""
-    return value.to(x) if isinstance(value, Tensor) else value
+    if not isinstance(value, Tensor):
+        return value
+    if not broadcasts(value.shape, x.shape):
+        raise ShapeError(
+            f"a parameter has shape {tuple(value.shape)}, which does not broadcast to the state's, {tuple(x.shape)}."
+        )
+    return value.to(x)
 
 
 def _wide(value: Parameter, x: Tensor) -> Tensor:
@@ -78,7 +84,7 @@ class OrnsteinUhlenbeck(_ClassicalSDE):
 
     def diffusion(self, x: Tensor, t: Tensor) -> Tensor:
         """sigma, as () or of its own shape."""
-        return torch.as_tensor(self.sigma, dtype=x.dtype, device=x.device)
+        return torch.as_tensor(_like(self.sigma, x), dtype=x.dtype, device=x.device)
 
     def marginal(self, x0: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of X_t | X_0 = x0 (Gaussian), broadcastable to x0."""

@@ -211,20 +211,26 @@ class FixedStepSolver(Solver):
 
     def init(self, problem: Problem) -> HandState:
         """The state before the first step, to be moved by `step`."""
+        from sdekit.solvers.loop import snapshot
+
         self.check(problem.dynamics)
         dynamics = problem.dynamics.counted()
-        counted = Problem(dynamics, problem.x, problem.times, problem.noise, problem.last_noise)
-        return HandState(SolveState(problem.x.clone(), 0, float(problem.times[0])), self.stepper(counted), dynamics)
+        stepper = self.stepper(Problem(dynamics, problem.x, problem.times, problem.noise, problem.last_noise))
+        return HandState(snapshot(stepper, 0, 0), stepper, dynamics)
 
     def step(self, state: HandState) -> HandState:
-        """The state one step on. The state given stays as it is."""
+        """The state one step on. The state given stays as it is.
+
+        Raises:
+            ArgumentError: if the solve is at its end.
+            UnsupportedError: if `state` is not the latest one, and its noise cannot be drawn again.
+        """
         from sdekit.solvers.loop import snapshot
 
         k, stepper = state.value.step, state.stepper
         if k + 1 >= len(stepper.times):
             raise ArgumentError(f"the solve is at its end, after step {k}; there is no step {k + 1}.")
-        if stepper.replayable or stepper.noise_positions() != state.value.noise_positions:
-            stepper.restore(state.value)
+        stepper.restore(state.value)
         calls = state.dynamics.counter.calls
         with torch.no_grad():
             stepper.advance(k, k + 1)

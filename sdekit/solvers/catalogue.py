@@ -203,6 +203,8 @@ def register(name: str, solver: Callable[..., Solver] | Solver, summary: str = "
     Raises:
         ArgumentError: if the name is taken and replace is not set, or `solver` is neither.
     """
+    if not isinstance(name, str) or not name:
+        raise ArgumentError(f"a solver is registered under a name, a string that is not empty; got {name!r}.")
     taken = {alias.lower() for e in _CATALOGUE.values() for alias in (e.name, *e.aliases)}
     if name.lower() in taken and not replace:
         raise ArgumentError(f"the name {name!r} is taken; choose another, or pass replace=True.")

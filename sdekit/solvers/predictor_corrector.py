@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from typing import final
 
@@ -84,17 +85,29 @@ class PredictorCorrector(FixedStepSolver):
         if model is None:
             raise UnsupportedError(f"{problem.dynamics!r} has no score model to correct with.")
         require_falling(self, problem)
+        if not problem.last_noise and (self.predictor is None or not self.predictor.stochastic):
+            raise ArgumentError(
+                "denoise='mean' leaves out the noise of the predictor's last step, and the predictor "
+                f"{self.predictor!r} adds none; take denoise=True."
+            )
         noise = problem.noise.one_at_a_time()
         if self.predictor is None:
             inner: Stepper = _Standing(problem)
         else:
-            last = problem.last_noise or not self.predictor.stochastic
             inner = self.predictor.stepper(
-                Problem(self._dynamics(model), problem.x, problem.times, noise, last_noise=last)
+                Problem(self._dynamics(model), problem.x, problem.times, noise, problem.last_noise)
             )
         stream = None
         if self.corrector is not None:
             x = problem.x
+            d = x[0].numel()
+            if d < self.corrector.biased_below:
+                warnings.warn(
+                    f"the Langevin corrector with per-sample norms is biased for samples of {d} numbers (its step "
+                    "follows the score at each sample); take corrector='ald', or norms='batch' as in the paper's code.",
+                    UserWarning,
+                    stacklevel=2,
+                )
             stream = noise.open(tuple(x.shape), purpose="corrector", dtype=x.dtype, device=x.device)
         return _CorrectingStepper(inner, self.corrector, model, stream)
 

@@ -85,7 +85,8 @@ class StepStepper(Stepper):
         for k in range(start, stop):
             dw = None if stream is None else stream.next(at[k], at[k + 1])
             x = formula(dynamics, x, clock[k], clock[k + 1], dw)
-        self._x = x
+        # Copied, not kept: a callback may write into it, which a tensor made in inference mode does not allow.
+        self._x.copy_(x)
 
     def registers(self) -> dict[str, Tensor]:
         return {}

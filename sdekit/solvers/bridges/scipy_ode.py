@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sdekit._tensors import check_positive, check_positive_integer
-from sdekit.errors import NonFiniteError, UnknownNameError
+from sdekit.errors import ArgumentError, NonFiniteError, UnknownNameError
 from sdekit.solvers.base import AdaptiveSolver, Observers, Problem
 from sdekit.solvers.progress import progress_bar
 from sdekit.solvers.solution import Solution, Status, first_bad_samples
@@ -77,6 +77,7 @@ class ScipyODE(AdaptiveSolver):
 
     def integrate(self, problem: Problem, observers: Observers | None = None) -> Solution:
         self.check(problem.dynamics)
+        _check_ends(problem)
         watch = observers or Observers()
         if not self.per_sample:
             return self._solve(problem, watch)
@@ -85,22 +86,26 @@ class ScipyODE(AdaptiveSolver):
         parts = []
         for i in range(batch):
             one = Problem(counted.part(i, i + 1, batch), problem.x[i : i + 1], problem.times, problem.noise)
-            parts.append(self._solve(one, watch))
+            parts.append(self._solve(one, watch, i))
         statuses = [p.status for p in parts]
+        # Samples that were stopped early have kept fewer times: the trajectory has those that all of them reached.
         kept = [p.trajectory for p in parts if p.trajectory is not None]
+        reached = min(map(len, kept), default=0)
         worst: Status = next((s for s in statuses if s != "success"), "success")
+        end = float(problem.times[-1])
         return Solution(
             x=torch.cat([p.x for p in parts]),
-            t=parts[0].t if worst == "success" else max((p.t for p in parts), key=lambda t: abs(t - parts[0].t)),
+            t=max((p.t for p in parts), key=lambda t: abs(t - end)),
             nfe=torch.tensor([int(p.nfe) for p in parts]),
             status=worst,
             times=problem.times,
-            trajectory=torch.cat(kept, dim=1) if kept else None,
-            trajectory_times=parts[0].trajectory_times,
+            trajectory=torch.cat([k[:reached] for k in kept], dim=1) if kept else None,
+            trajectory_times=problem.times[:reached] if kept else None,
             stats={"steps": [p.stats["steps"] for p in parts], "status": statuses},
         )
 
-    def _solve(self, problem: Problem, watch: Observers) -> Solution:
+    def _solve(self, problem: Problem, watch: Observers, first: int = 0) -> Solution:
+        """One solve of all samples of `problem`; `first` is the index of the first of them in the user's batch."""
         import scipy.integrate
 
         dynamics, x0 = problem.dynamics.counted(), problem.x
@@ -110,9 +115,10 @@ class ScipyODE(AdaptiveSolver):
             x = torch.from_numpy(y).to(device=x0.device, dtype=x0.dtype).reshape(x0.shape)
             with torch.no_grad():
                 dx = dynamics.drift(x, torch.tensor(t, dtype=torch.float64, device=x0.device))
-            flat: np.ndarray = dx.detach().to(device="cpu", dtype=torch.float64).reshape(-1).numpy()
+            # A copy: scipy keeps it, and a network may give the same buffer again at its next call.
+            flat: np.ndarray = dx.detach().to(device="cpu", dtype=torch.float64, copy=True).reshape(-1).numpy()
             if not np.isfinite(flat).all():
-                raise NonFiniteError(self.name, steps_done + 1, t, first_bad_samples(dx))
+                raise NonFiniteError(self.name, steps_done + 1, t, [first + i for i in first_bad_samples(dx)])
             return flat
 
         times = problem.times.tolist()
@@ -158,6 +164,20 @@ class ScipyODE(AdaptiveSolver):
             trajectory_times=problem.times[: len(kept)] if kept else None,
             stats={"steps": steps_done},
         )
+
+
+def _check_ends(problem: Problem) -> None:
+    """Raise ArgumentError if the flow of a model starts or ends where its velocity is infinite."""
+    model = problem.dynamics.model
+    if model is None:
+        return
+    for t in (float(problem.times[0]), float(problem.times[-1])):
+        if not math.isfinite(float(model.sde.sigma_rate(t))):
+            raise ArgumentError(
+                f"the probability flow of {model.sde!r} in t has an infinite velocity at t = {t:g}, where an adaptive "
+                f"solver would evaluate it; stop short of it, at {model.sde.t_min or 1e-5:g} for example, or take a "
+                "fixed-step solver such as 'heun', which ends there in one exact step."
+            )
 
 
 def _jacobian_structure(method: str, shape: torch.Size) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from sdekit.dynamics import Dynamics
 from sdekit.errors import UnknownNameError, UnsupportedError
 from sdekit.sdes import Calculus
 from sdekit.solvers.base import FixedStepSolver, Problem, Stepper
+from sdekit.solvers.diffusion.base import require_falling
 from sdekit.solvers.solution import SolveState
 
 __all__ = ["METHODS", "TorchsdeSDE"]
@@ -25,6 +26,7 @@ METHODS: dict[str, tuple[Calculus, ...]] = {
     "midpoint": ("stratonovich",),
     "reversible_heun": ("stratonovich",),
 }
+_EVALUATE_AT_END = ("srk", "heun", "reversible_heun")
 # Strong orders for diagonal noise, and drift evaluations a step, as measured by the tests.
 _STRONG_ORDERS = {"euler": 0.5, "milstein": 1.0, "srk": 1.5, "heun": 1.0, "midpoint": 1.0, "reversible_heun": 1.0}
 # One of reversible_heun's two is torchsde's own look at the drift's shape, at a point its step does not use.
@@ -40,7 +42,8 @@ class TorchsdeSDE(FixedStepSolver):
     |t - start|, so that any grid and either direction work. The noise is sdekit's: the increments W, and for srk the
     integrals U = int (W - W_t) = h (W/2 + H), H ~ N(0, h/12), come from the solve's own stream, so that a seed gives
     the same sample alone and in a batch. With additive noise an Ito and a Stratonovich equation are the same, so each
-    method is given the calculus it wants; with other noise the dynamics must be of the method's own.
+    method is given the calculus it wants; with other noise the dynamics must be of the method's own. Where a reverse SDE
+    ends at sigma = 0, which has no score, a method that would evaluate there makes an Euler step last.
 
     Li et al. 2020, arXiv 2001.01328; Kidger et al. 2021, arXiv 2105.13493 (reversible_heun).
     """
@@ -83,6 +86,8 @@ class TorchsdeSDE(FixedStepSolver):
             raise UnsupportedError(f"solver {self.name!r} serves no general (matrix) noise; 'torchsde:euler' does.")
 
     def stepper(self, problem: Problem) -> Stepper:
+        if problem.dynamics.model is not None:
+            require_falling(self, problem)
         return _TorchsdeStepper(self, problem)
 
 
@@ -101,6 +106,9 @@ class _TorchsdeStepper(Stepper):
         self._equation = _Equation(problem.dynamics, tuple(problem.x.shape), calculus, start, sign)
         self._extra: tuple[Tensor, ...] | None = None
         self._last_noise = problem.last_noise
+        model = problem.dynamics.model
+        to_zero = model is not None and float(model.sde.sigma(self._floats[-1])) == 0
+        self._euler_last = to_zero and solver.method in _EVALUATE_AT_END
         self._integrals = solver.method == "srk"
         self._stream = problem.noise.open(
             problem.dynamics.noise_shape(problem.x.shape),
@@ -121,8 +129,13 @@ class _TorchsdeStepper(Stepper):
 
         for k in range(start, stop):
             t, s = self._elapsed[k], self._elapsed[k + 1]
-            path = OneStepPath(t, s, *self._increment(k, s - t))
+            w, u = self._increment(k, s - t)
             y = self._x.reshape(self._x.shape[0], -1)
+            self._equation.begin(y, known=self._extra is not None)
+            if self._euler_last and k == len(self._floats) - 2:
+                self._move(self._equation.euler(t, s, y, w))
+                continue
+            path = OneStepPath(t, s, w, u)
             result = torchsde.sdeint(
                 self._equation,
                 y,
@@ -137,7 +150,11 @@ class _TorchsdeStepper(Stepper):
                 states, self._extra = result
             else:
                 states = result
-            self._x = states[-1].reshape(self._x.shape)
+            self._move(states[-1])
+
+    def _move(self, y: Tensor) -> None:
+        # Copied, not kept: a callback may write into it, which a tensor made in inference mode does not allow.
+        self._x.copy_(y.reshape(self._x.shape))
 
     def _increment(self, k: int, h: float) -> tuple[Tensor, Tensor | None]:
         silent = not self._last_noise and k == len(self._floats) - 2
@@ -177,7 +194,8 @@ class _Equation(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.dynamics, self.shape, self.start, self.sign = dynamics, shape, start, sign
-        self._last: tuple[float, Tensor, Tensor] | None = None
+        self._values: dict[tuple[float, int], tuple[Tensor, Tensor]] = {}
+        self._probe: Tensor | None = None
         # torchsde's "additive" is a matrix; an elementwise g(t) is its "diagonal".
         self.noise_type = "diagonal" if dynamics.noise == "additive" else dynamics.noise
         self.sde_type = calculus
@@ -188,14 +206,27 @@ class _Equation(torch.nn.Module):
     def _time(self, elapsed: Tensor | float) -> Tensor:
         return self.start + self.sign * torch.as_tensor(elapsed, dtype=torch.float64)
 
+    def begin(self, y: Tensor, *, known: bool) -> None:
+        """Before each step, from y; known: the method's own state holds the drift that its step starts with."""
+        self._values.clear()
+        self._probe = y if known else None
+
+    def euler(self, t: float, s: float, y: Tensor, w: Tensor) -> Tensor:
+        """One step of Euler's method from t to s, for elementwise noise."""
+        at = torch.tensor(t, dtype=torch.float64)
+        self._probe = None
+        return y + self.f(at, y) * (s - t) + self.g(at, y) * w
+
     def f(self, t: Tensor, y: Tensor) -> Tensor:
-        # torchsde looks at the drift's shape before each call of sdeint, at the very point where the step begins; the
-        # step takes that value, so that no evaluation is wasted.
-        if self._last is not None and self._last[1] is y and self._last[0] == float(t):
-            return self._last[2]
-        value = self.sign * self.dynamics.drift(self._state(y), self._time(t)).reshape(y.shape)
-        self._last = (float(t), y, value)
-        return value
+        # torchsde looks at the drift's shape before each call of sdeint, at the very point where the step begins, and
+        # its srk evaluates each stage several times. No point is evaluated twice, nor for its shape alone.
+        if y is self._probe:
+            return y
+        key = (float(t), id(y))
+        if key not in self._values:
+            value = self.sign * self.dynamics.drift(self._state(y), self._time(t)).reshape(y.shape)
+            self._values[key] = (y, value)  # with y, so that no other tensor takes its id
+        return self._values[key][1]
 
     def g(self, t: Tensor, y: Tensor) -> Tensor:
         x = self._state(y)

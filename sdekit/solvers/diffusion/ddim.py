@@ -8,6 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from sdekit._tensors import check_number
 from sdekit.errors import ArgumentError
 from sdekit.sdes import DiffusionSDE
 from sdekit.solvers.diffusion.base import TableSolver, Transition
@@ -39,7 +40,7 @@ class DDIM(TableSolver):
     reference = "Song, Meng & Ermon 2021, arXiv 2010.02502"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.eta <= 1:
+        if not 0 <= check_number("eta", self.eta) <= 1:
             raise ArgumentError(f"eta must be from 0 (deterministic) to 1 (ancestral), got {self.eta!r}.")
 
     @property
