@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from numbers import Integral
 from typing import Any
 
@@ -286,8 +287,6 @@ def _merge(times: Tensor, wanted: Tensor) -> Tensor:
 
 def _select(solution: Solution, kept: Tensor) -> Solution:
     """The solution with only the times that were asked for in its trajectory."""
-    from dataclasses import replace
-
     if solution.trajectory is None or solution.trajectory_times is None:
         return solution
     mask = kept[: len(solution.trajectory_times)]
@@ -392,8 +391,6 @@ def _join(parts: list[Solution]) -> Solution:
 
 def _denoised(solution: Solution, model: ScoreModel, chunk: int | None) -> Solution:
     """The solution with E[x_0 | x] in place of its end state x; one evaluation more."""
-    from dataclasses import replace
-
     batch = solution.x.shape[0]
     size = chunk or batch
     with torch.no_grad():

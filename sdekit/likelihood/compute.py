@@ -339,5 +339,7 @@ def _divergence(
     if isinstance(divergence, str):
         divergence = DIVERGENCES[divergence](**given)
     if not isinstance(divergence, Divergence):
-        raise ArgumentError(f"divergence must be a name ({', '.join(DIVERGENCES)}) or a Divergence; got {divergence!r}.")
+        raise ArgumentError(
+            f"divergence must be a name ({', '.join(DIVERGENCES)}) or a Divergence; got {divergence!r}."
+        )
     return divergence.placed(solver.adaptive) if isinstance(divergence, Hutchinson) else divergence

@@ -117,7 +117,10 @@ class LogLikelihood:
 
     def __repr__(self) -> str:
         nfe = self.nfe if isinstance(self.nfe, int) else f"{int(self.nfe.min())} to {int(self.nfe.max())}"
-        mean, error = float(self.log_prob.mean()), float(torch.sqrt(self.std_error.square().sum()) / len(self.std_error))
+        mean, error = (
+            float(self.log_prob.mean()),
+            float(torch.sqrt(self.std_error.square().sum()) / len(self.std_error)),
+        )
         return (
             f"LogLikelihood({len(self.log_prob)} samples, mean {mean:.6g} +- {error:.2g} nats, "
             f"divergence={self.divergence}, nfe={nfe}, status={self.status!r})"

@@ -124,7 +124,7 @@ def save(model: ScoreModel, folder: str | Path, name: str = "model", info: Mappi
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
-    safetensors.torch.save_file(weights, folder / f"{name}.safetensors")
+    (folder / f"{name}.safetensors").write_bytes(safetensors.torch.save(weights))
     (folder / f"{name}.json").write_text(json.dumps({**config, **(info or {})}, indent=2) + "\n", encoding="utf-8")
     return folder
 

@@ -23,12 +23,13 @@ from sdekit.sdes import DiffusionSDE
 __all__ = ["Prediction", "check_prediction", "combine", "conversion", "target"]
 
 Prediction = Literal["noise", "data", "score", "v", "velocity"]
+_PREDICTIONS = get_args(Prediction)
 
 
 def check_prediction(prediction: str) -> Prediction:
     """`prediction` itself, or an UnknownNameError with the nearest of the five."""
-    if prediction not in get_args(Prediction):
-        raise UnknownNameError("prediction", prediction, get_args(Prediction))
+    if prediction not in _PREDICTIONS:
+        raise UnknownNameError("prediction", prediction, _PREDICTIONS)
     return prediction  # type: ignore[return-value]
 
 

@@ -32,7 +32,6 @@ __all__ = ["KeyedNoise", "SeedsNoise"]
 
 _BLOCK = 16384
 _SMALL = 64
-_LARGE = 1024
 _KEYS = 256
 _LOW = np.uint64(0xFFFFFFFF)
 
@@ -46,10 +45,8 @@ def check_seed(name: str, seed: object) -> int:
 
 def block_sizes(d: int, *, alone: bool) -> tuple[int, int]:
     """(S, K): samples and positions of one block, for samples of d numbers; alone: every sample has its own key."""
-    if d >= _LARGE:
-        return 1, max(1, _power_of_two(_BLOCK // d))
     if alone:
-        return 1, 64 if d < _SMALL else 16
+        return 1, max(1, min(64, _power_of_two(_BLOCK // d)))
     if d >= _SMALL:
         return _power_of_two(_BLOCK // d), 1
     return _SMALL, min(32, _power_of_two(_BLOCK // (_SMALL * d)))
@@ -204,8 +201,9 @@ class _BlockStream(NoiseStream):
             if positions == 1 and dtype != torch.float64:
                 self._deviations = scales.tolist()
             else:
-                padding = -len(scales) % positions
-                self._scales = torch.nn.functional.pad(scales, (0, padding)).reshape(-1, positions, 1, 1)
+                whole_blocks = scales.new_zeros(-(-len(scales) // positions) * positions)
+                whole_blocks[: len(scales)] = scales
+                self._scales = whole_blocks.view(-1, positions, 1, 1)
         self._cast: Tensor | None = None
         if not in_place:
             self._cast = views = torch.empty(views.shape, dtype=dtype, device=device)
@@ -238,8 +236,8 @@ class _BlockStream(NoiseStream):
         self.position = position
 
     def _fill(self, block: int) -> None:
-        if block not in self._keyed:  # keys are cheap by the thousand and dear one by one
-            self._keyed = range(block, block + max(1, _KEYS // len(self._fills)))
+        if block not in self._keyed:  # keys are cheap by the hundred and dear one by one
+            self._keyed = range(block, block + max(1, min(_KEYS, 8 + 2 * block) // len(self._fills)))
             self._keys = _keys(self._base, self._blocks, self._keyed)
         generator = self._generator
         deviation = 1.0 if self._deviations is None else self._deviations[block]

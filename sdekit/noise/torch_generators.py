@@ -15,7 +15,7 @@ from sdekit.noise.base import NoiseSource, NoiseStream, Purpose
 __all__ = ["GeneratorNoise"]
 
 _AHEAD = 16
-_AHEAD_ELEMENTS = 1 << 17
+_AHEAD_ELEMENTS = 1 << 13
 
 
 @final
@@ -58,7 +58,9 @@ class GeneratorNoise(NoiseSource):
     def part(self, start: int, stop: int, total: int) -> NoiseSource:
         if self._each is not None:
             if len(self._each) != total:
-                raise ArgumentError(f"generator has {len(self._each)} entries for a batch of {total}; give one a sample.")
+                raise ArgumentError(
+                    f"generator has {len(self._each)} entries for a batch of {total}; give one a sample."
+                )
             return GeneratorNoise(self._each[start:stop])
         if self._single is not None and (start, stop) != (0, total):
             raise ArgumentError(
@@ -113,8 +115,11 @@ class _SingleStream(_TorchStream):
         self._moved = None if self._source_device == device else torch.empty(shape, dtype=dtype, device=device)
         self._ready = 0
         self._place = 0
-        self._scales = None
-        if scales is not None:
+        self._scales: Tensor | None = None
+        self._deviations: list[float] | None = None
+        if scales is not None and self._ahead == 1:
+            self._deviations = scales.tolist()  # the draw itself scales, at no cost of a pass
+        elif scales is not None:
             scale = scales.to(device=self._source_device, dtype=torch.promote_types(dtype, torch.float32))
             self._scales = scale.reshape(-1, *([1] * len(shape)))
 
@@ -138,7 +143,8 @@ class _SingleStream(_TorchStream):
 
     def _fill(self) -> None:
         count = 1 if self._left is None else max(1, min(self._ahead, self._left))
-        drawn = self._drawn[:count].normal_(generator=self._generator)
+        deviation = 1.0 if self._deviations is None else self._deviations[self.position]
+        drawn = self._drawn[:count].normal_(0.0, deviation, generator=self._generator)
         if self._scales is not None:
             drawn.mul_(self._scales[self.position : self.position + count])
         self._ready, self._place = count, 0

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sdekit._tensors import check_positive, check_positive_integer
+from sdekit.dynamics import ProbabilityFlow
 from sdekit.errors import ArgumentError, NonFiniteError, UnknownNameError
 from sdekit.solvers.base import AdaptiveSolver, Observers, Problem
 from sdekit.solvers.progress import progress_bar
@@ -168,9 +169,9 @@ class ScipyODE(AdaptiveSolver):
 
 def _check_ends(problem: Problem) -> None:
     """Raise ArgumentError if the flow of a model starts or ends where its velocity is infinite."""
-    model = problem.dynamics.model
-    if model is None:
+    if not isinstance(problem.dynamics, ProbabilityFlow):
         return
+    model = problem.dynamics.model
     for t in (float(problem.times[0]), float(problem.times[-1])):
         if not math.isfinite(float(model.sde.sigma_rate(t))):
             raise ArgumentError(

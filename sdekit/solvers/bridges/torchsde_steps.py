@@ -9,7 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from sdekit.dynamics import Dynamics
+from sdekit.dynamics import Dynamics, ReverseSDE
 from sdekit.errors import UnknownNameError, UnsupportedError
 from sdekit.sdes import Calculus
 from sdekit.solvers.base import FixedStepSolver, Problem, Stepper
@@ -42,8 +42,8 @@ class TorchsdeSDE(FixedStepSolver):
     |t - start|, so that any grid and either direction work. The noise is sdekit's: the increments W, and for srk the
     integrals U = int (W - W_t) = h (W/2 + H), H ~ N(0, h/12), come from the solve's own stream, so that a seed gives
     the same sample alone and in a batch. With additive noise an Ito and a Stratonovich equation are the same, so each
-    method is given the calculus it wants; with other noise the dynamics must be of the method's own. Where a reverse SDE
-    ends at sigma = 0, which has no score, a method that would evaluate there makes an Euler step last.
+    method is given the calculus it wants; with other noise the dynamics must be of the method's own. Where a reverse
+    SDE ends at sigma = 0, which has no score, a method that would evaluate there makes an Euler step last.
 
     Li et al. 2020, arXiv 2001.01328; Kidger et al. 2021, arXiv 2105.13493 (reversible_heun).
     """
@@ -86,7 +86,7 @@ class TorchsdeSDE(FixedStepSolver):
             raise UnsupportedError(f"solver {self.name!r} serves no general (matrix) noise; 'torchsde:euler' does.")
 
     def stepper(self, problem: Problem) -> Stepper:
-        if problem.dynamics.model is not None:
+        if isinstance(problem.dynamics, ReverseSDE):
             require_falling(self, problem)
         return _TorchsdeStepper(self, problem)
 
@@ -106,8 +106,8 @@ class _TorchsdeStepper(Stepper):
         self._equation = _Equation(problem.dynamics, tuple(problem.x.shape), calculus, start, sign)
         self._extra: tuple[Tensor, ...] | None = None
         self._last_noise = problem.last_noise
-        model = problem.dynamics.model
-        to_zero = model is not None and float(model.sde.sigma(self._floats[-1])) == 0
+        dynamics = problem.dynamics
+        to_zero = isinstance(dynamics, ReverseSDE) and float(dynamics.model.sde.sigma(self._floats[-1])) == 0
         self._euler_last = to_zero and solver.method in _EVALUATE_AT_END
         self._integrals = solver.method == "srk"
         self._stream = problem.noise.open(

@@ -1,8 +1,9 @@
-"""What the fixed-step ODE solvers share: the choice of the variable in which a diffusion model's flow is integrated."""
+"""Explicit Runge-Kutta methods as declarations: a tableau, and the variable in which a model's flow is integrated."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,19 +16,60 @@ from sdekit.solvers.diffusion.base import table_stepper
 from sdekit.solvers.step import StepSolver, StepStepper
 from sdekit.solvers.table import Table, Updates
 
-__all__ = ["check_variable", "explicit_table", "flow_stepper"]
+__all__ = ["ExplicitRungeKutta", "explicit_table"]
 
 
-def check_variable(variable: str) -> None:
-    """Raise UnknownNameError unless `variable` is "sigma" or "t"."""
-    if variable not in ("sigma", "t"):
-        raise UnknownNameError("variable", variable, ("sigma", "t"))
+@dataclass(frozen=True, repr=False)
+class ExplicitRungeKutta(StepSolver):
+    r"""k_i = f(x_t + h sum_j a_ij k_j, t + c_i h),   x_s = x_t + h sum_i b_i k_i,   h = s - t
+
+    A method gives its `nodes` c (the first is 0), its rows of `coefficients` a (from the second stage on) and its
+    `weights` b.
+
+    On a score model's probability flow, variable="sigma" steps d(x/alpha)/d(sigma/alpha) = eps, the form of Karras et
+    al. 2022; variable="t" steps dx/dt = u, the form of Song et al. 2021. Other ODEs have t only.
+    """
+
+    variable: str = "sigma"
+
+    nodes: ClassVar[tuple[float, ...]]
+    coefficients: ClassVar[tuple[tuple[float, ...], ...]]
+    weights: ClassVar[tuple[float, ...]]
+    default_grid = "karras"
+
+    def __post_init__(self) -> None:
+        if self.variable not in ("sigma", "t"):
+            raise UnknownNameError("variable", self.variable, ("sigma", "t"))
+
+    @property
+    def stochastic(self) -> bool:
+        return False
+
+    def step_formula(self, dynamics: Dynamics, x: Tensor, t: Tensor, s: Tensor, dw: Tensor | None) -> Tensor:
+        h = (s - t).to(x.dtype)
+        slopes = [dynamics.drift(x, t)]
+        for c, row in zip(self.nodes[1:], self.coefficients, strict=True):
+            point = x + h * _combination(row, slopes)
+            slopes.append(dynamics.drift(point, s if c == 1 else t + c * (s - t)))
+        return x + h * _combination(self.weights, slopes)
+
+    def table(self, sde: DiffusionSDE, times: Tensor) -> Table:
+        """The table of the method on the probability flow of a model."""
+        return explicit_table(sde, times, self.variable, self.nodes, self.coefficients, self.weights)
+
+    def stepper(self, problem: Problem) -> Stepper:
+        if isinstance(problem.dynamics, ProbabilityFlow):
+            return table_stepper(self.table, problem)
+        return StepStepper(self, problem)
 
 
-def flow_stepper(solver: StepSolver, table: Callable[[DiffusionSDE, Tensor], Table], problem: Problem) -> Stepper:
-    """A table for the probability flow of a score model, step by step for any other ODE."""
-    dynamics: Dynamics = problem.dynamics
-    return table_stepper(table, problem) if isinstance(dynamics, ProbabilityFlow) else StepStepper(solver, problem)
+def _combination(weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
+    """sum_i w_i k_i over the weights that are not 0."""
+    terms = [w * k if w != 1 else k for w, k in zip(weights, slopes, strict=True) if w != 0]
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total
 
 
 def explicit_table(
