@@ -15,7 +15,7 @@ from sdekit.models import ScoreModel, bundled
 from sdekit.models.unet import UNet
 from sdekit.sampling import sample
 from sdekit.sdes import VESDE, VPSDE
-from sdekit.training import digits_split, recognise, recognition_accuracy
+from sdekit.training import dequantise, digits_split, recognise, recognition_accuracy
 from sdekit.training.digits import losses
 
 
@@ -76,17 +76,21 @@ def test_losses_are_those_reported_and_the_model_is_not_overfitted(model: ScoreM
 def test_generated_digits_are_recognised_as_their_class(model: ScoreModel) -> None:
     labels = torch.arange(200) % 10
     images = sample(model, 200, solver="ddim", steps=30, seed=1, condition={"y": labels}, progress=False).x
-    assert recognition_accuracy(images, labels) >= 0.97  # MEASURED
+    assert recognition_accuracy(images, labels) >= 0.97  # 0.995 measured; 0.989 of 1000
     assert bundled.describe("digits")["results"]["generated_recognised"] >= 0.97
-    # Not one image per class: the mean distance to another sample of the class is near that of real digits.
+    # Neither one image per class (distances within a class: 0.91 of those of real digits) ...
     split = digits_split()
-    for digit in range(10):
-        made, real = (
-            images[labels == digit].flatten(1),
-            split.held_out_images[split.held_out_labels == digit].flatten(1),
-        )
-        spread = torch.pdist(made).mean() / torch.pdist(real[:20]).mean()
-        assert 0.8 < float(spread) < 1.25
+    spread = [
+        torch.pdist(images[labels == digit].flatten(1)).mean()
+        / torch.pdist(split.held_out_images[split.held_out_labels == digit].flatten(1)).mean()
+        for digit in range(10)
+    ]
+    assert 0.8 < float(torch.stack(spread).mean()) < 1.2
+    # ... nor copies of training images (median distance to the nearest: 1.0 of that of held-out digits).
+    train = split.train_images.flatten(1)
+    held_out = dequantise(split.held_out_images, torch.Generator().manual_seed(0)).flatten(1)
+    nearest = [torch.cdist(some, train).min(1).values.median() for some in (images.flatten(1), held_out)]
+    assert float(nearest[0] / nearest[1]) > 0.85
 
 
 def test_null_class_generates_all_digits(model: ScoreModel) -> None:

@@ -105,7 +105,11 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     frame = comparison()
+    # A failed run, an estimate below 0, and two that words would order otherwise than numbers.
     frame.loc[5, ["value", "low", "high"]] = np.nan
+    frame.loc[7, ["value", "low", "high"]] = [-4e-4, -2e-3, 1e-3]
+    frame.loc[8, ["value", "low", "high"]] = [12.5, 12.0, 13.0]
+    frame.loc[11, ["value", "low", "high"]] = [2e-5, 1e-5, 3e-5]
     path = write_report(
         tmp_path_factory.mktemp("report"),
         frame,

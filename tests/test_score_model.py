@@ -25,6 +25,7 @@ from sdekit.sdes import (
     SubVPSDE,
 )
 
+FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 PREDICTIONS: tuple[Prediction, ...] = get_args(Prediction)
 SDES = [
     *(family() for family in DIFFUSION_SDES),
@@ -166,7 +167,7 @@ def test_unknown_predictions():
 # Dtypes --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_every_answer_has_the_dtype_of_the_state(dtype, prediction):
     x = torch.ones(2, 3, dtype=dtype)
@@ -175,9 +176,6 @@ def test_every_answer_has_the_dtype_of_the_state(dtype, prediction):
         for to in PREDICTIONS:
             assert model.predict(to, x, 0.5).dtype == dtype
             assert target(to, VPSDE(), x, x, 0.5).dtype == dtype
-
-
-FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -385,6 +383,23 @@ def test_time_is_what_the_network_takes():
     torch.testing.assert_close(seen[-1], torch.tensor([99.9, 199.8]))
     # Only the label changes: the conversion is at t itself. 1e-6 is float32 rounding.
     torch.testing.assert_close(score, -x / sde.sigma(0.5).float(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("time", [None, lambda t: 999 * t, lambda t: 3.0])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_a_column_of_labels_is_the_label_of_each_time(time, dtype):
+    model = ScoreModel(identity, VPSDE(), time=time)
+    x = torch.ones(2, 3, dtype=dtype)
+    times = torch.tensor([0.9, 0.5, 0.0012345], dtype=torch.float64)
+    column = model.label_column(times, x)
+    assert torch.equal(column, torch.stack([model.labels(t, x)[0] for t in times]))
+    assert column.dtype == model.labels(0.5, x).dtype
+
+
+def test_a_column_of_labels_of_the_wrong_shape():
+    for wrong in (lambda t: t[:1], lambda t: t[:, None], lambda t: t.expand(2, 3)):
+        with pytest.raises(ShapeError, match=r"time\(t\) has shape .* for 3 times; expected \(3,\)"):
+            ScoreModel(identity, VPSDE(), time=wrong).label_column(torch.rand(3).double(), torch.ones(2, 3))
 
 
 def test_labels_of_the_wrong_shape():

@@ -334,7 +334,8 @@ def _divergence(
         raise UnknownNameError("divergence", divergence, DIVERGENCES)
     if given and divergence != "hutchinson":
         raise ArgumentError(
-            f"probes, probe_distribution and probes_along go with divergence='hutchinson'; got divergence={divergence!r}."
+            "probes, probe_distribution and probes_along go with divergence='hutchinson'; "
+            f"got divergence={divergence!r}."
         )
     if isinstance(divergence, str):
         divergence = DIVERGENCES[divergence](**given)

@@ -112,9 +112,9 @@ class Hutchinson(Divergence):
         """
         if adaptive and self.along == "independent":
             raise ArgumentError(
-                "probes drawn anew at each evaluation (probes_along='independent') make the right-hand side random, and "
-                "an adaptive solver would refine its steps on that noise without end; take probes_along='fixed', or a "
-                "fixed-step solver such as 'rk4'."
+                "probes drawn anew at each evaluation (probes_along='independent') make the right-hand side random, "
+                "and an adaptive solver would refine its steps on that noise without end; take probes_along='fixed', "
+                "or a fixed-step solver such as 'rk4'."
             )
         return Hutchinson(self.probes, self.distribution, self.along or ("fixed" if adaptive else "independent"))
 

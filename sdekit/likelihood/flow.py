@@ -5,8 +5,8 @@ With sigma~ = sigma/alpha, x~ = x/alpha, D the denoised x_0 and eps the noise th
     dx~/du = x~ - D = sigma~ eps
     dl/du  = tr J_D,    J_D = dD/dx~
 
-so that the linear part of the flow is exact and only tr J_D, which goes from d at the data to 0 at the noise, is left to
-a quadrature (Song et al. 2021, arXiv 2011.13456, appendix D, in this variable).
+so that the linear part of the flow is exact and only tr J_D, which goes from d at the data to 0 at the noise, is left
+to a quadrature (Song et al. 2021, arXiv 2011.13456, appendix D, in this variable).
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class AugmentedFlow(Dynamics):
             point = (alpha * state[:, :d]).to(self._dtype).reshape(-1, *self._sample_shape).detach().requires_grad_()
             out = self._model.raw(point, self._model.labels(time, point))
             forms, squares = self._traces(out, point)
-        wide_point, wide_out = point.detach().double().flatten(1), out.detach().double().flatten(1)
+        wide_point, wide_out = (v.detach().double().reshape(len(state), d) for v in (point, out))
 
         def converted(to: str, x: Tensor, o: Tensor) -> Tensor:
             p, q = conversion(kind, to, sde, time)  # type: ignore[arg-type]
@@ -119,10 +119,10 @@ def _column(coefficient: Tensor) -> Tensor:
 
 
 def _truncation(log_alpha: Tensor, sigma: Tensor, x: Tensor, noise: Tensor, trace: Tensor) -> Tensor:
-    """log p_t(x) - log p_0(x) to first order in t: -ln(alpha)(d + x.s) + (|eps|^2 - (d - tr J_D))/2, s = -eps/sigma: (B,).
+    """log p_t(x) - log p_0(x) to first order in t: -ln(alpha)(d + x.s) + (|eps|^2 - (d - tr J_D))/2: (B,).
 
-    It integrates d log p_t/dt = -f (d + x.s) + g^2/2 (div s + |s|^2), the Fokker-Planck equation, with p_t held, and
-    sigma^2 div s = tr J_D - d.
+    It integrates d log p_t/dt = -f (d + x.s) + g^2/2 (div s + |s|^2), the Fokker-Planck equation, with p_t held;
+    s = -eps/sigma and sigma^2 div s = tr J_D - d.
     """
     d = x.shape[1]
     along = d - (x * noise).sum(1) / sigma

@@ -26,7 +26,7 @@ _MEANING = {
 @final
 @dataclass(frozen=True)
 class Budget:
-    r"""The errors of a log-likelihood, each for every sample, in nats: float64 (B,), or None where it was not asked for.
+    r"""The errors of a log-likelihood, sample by sample, in nats: float64 (B,), or None where it was not asked for.
 
     Attributes:
         probe: one standard error of log_prob from the random probes: sd/sqrt(K) over K independent sets. 0 with the
@@ -98,14 +98,14 @@ class LogLikelihood:
 
             bits/dim = -log2 p(x)/d - log2 w,    w = (high - low)/levels
 
-        w is the width of one bin. With levels=256, `data_range` covered by 256 bins, it is the code length of 8-bit data
-        that was uniformly dequantised (each value spread over its bin): -log2(p w^d)/d. With levels=1, unless given, it
-        is -log2 p/d for the data scaled to [0, 1]. For data in [-1, 1] and 256 levels the last term is +7, for [0, 1]
-        +8. Where the levels lie *on* both ends, as in x = k/127.5 - 1, the bins reach half a bin beyond:
-        data_range=(-1 - 1/255, 1 + 1/255).
+        w is the width of one bin. With levels=256, the range being covered by 256 bins, it is the code length of 8-bit
+        data that was uniformly dequantised (each value spread over its bin): -log2(p w^d)/d. With levels=1, unless
+        given, it is -log2 p/d for the data scaled to [0, 1]: nothing is taken to be 8-bit that was not said to be. For
+        data in [-1, 1] and 256 levels the last term is +7, for [0, 1] it is +8. Where levels lie *on* both ends, as in
+        x = k/127.5 - 1, the bins reach half a bin beyond: data_range=(-1 - 1/255, 1 + 1/255).
 
         Raises:
-            ArgumentError: if data_range is not two finite numbers, the lower first, or levels is not a positive integer.
+            ArgumentError: if data_range is not two finite numbers, the lower first, or levels is no positive integer.
         """
         if not isinstance(data_range, (tuple, list)) or len(data_range) != 2:
             raise ArgumentError(f"data_range must be (low, high), the range of the data in x, got {data_range!r}.")

@@ -120,8 +120,16 @@ class ScoreModel:
         return label.to(device=x.device, dtype=dtype).expand(x.shape[0])
 
     def label_column(self, times: Tensor, x: Tensor) -> Tensor:
-        """What the network takes for each of `times` (float64, (N,)), in the dtype and on the device of `labels`."""
+        """What the network takes for each of `times` (float64, (N,)), in the dtype and on the device of `labels`.
+
+        Raises:
+            ShapeError: if `time` does not make one label of each time.
+        """
         label = times if self.time is None else as_float64(self.time(times))
+        if label.shape not in (times.shape, ()):
+            raise ShapeError(
+                f"time(t) has shape {tuple(label.shape)} for {len(times)} times; expected {tuple(times.shape)}."
+            )
         dtype = x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
         return label.to(device=x.device, dtype=dtype).expand(times.shape)
 
