@@ -2,6 +2,8 @@
 
 from sdekit import grids, models, noise, sdes, solvers, targets
 from sdekit.dynamics import ODE, ForwardSDE, ProbabilityFlow, ReverseSDE
+from sdekit.latents import decode, encode, interpolate
+from sdekit.likelihood import log_likelihood
 from sdekit.models import ScoreModel
 from sdekit.sampling import sample, solve
 from sdekit.sdes import (
@@ -37,7 +39,11 @@ __all__ = [
     "ReverseSDE",
     "ScoreModel",
     "SubVPSDE",
+    "decode",
+    "encode",
     "grids",
+    "interpolate",
+    "log_likelihood",
     "models",
     "noise",
     "sample",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import Any, cast, final
 
 import torch
 from torch import Tensor
@@ -60,18 +60,18 @@ def step_pred(model: ScoreModel, x: Tensor, steps: int, seed: int) -> Tensor:
     `sdekit.interop.diffusers.ScoreSdeVpScheduler`. The noise is one stream for the whole batch.
 
     Raises:
-        UnsupportedError: if the model's SDE is not a VPSDE with T = 1.
+        UnsupportedError: if the model's SDE is not a VPSDE.
     """
     from sdekit.interop.diffusers.score_sde_vp import ScoreSdeVpScheduler
 
     sde = model.sde
-    if not isinstance(sde, VPSDE) or sde.t_max != 1.0:
-        raise UnsupportedError(f"'diffusers:step_pred' knows the VP SDE with T = 1 only; the model has {sde!r}.")
+    if not isinstance(sde, VPSDE):
+        raise UnsupportedError(f"'diffusers:step_pred' knows the VP SDE only; the model has {sde!r}.")
     scheduler = ScoreSdeVpScheduler(beta_min=sde.beta_min, beta_max=sde.beta_max, sampling_eps=sde.t_min)
-    scheduler.set_timesteps(steps)
+    scheduler.set_timesteps(steps, device=x.device)
     generator = torch.Generator().manual_seed(seed)
     mean = x
-    for t in torch.linspace(1, sde.t_min, steps):
+    for t in cast("Tensor", scheduler.timesteps):
         x, mean = scheduler.step_pred(model.noise(x, t), x, t, generator)
     return mean
 
@@ -168,10 +168,9 @@ def _contender(entry: Any) -> Contender:
 def _by_name(name: str, label: str | None, options: dict[str, Any], sampling: dict[str, Any]) -> Contender:
     try:
         entry = resolve(name)
-    except UnknownNameError as error:
-        if name.lower() in LOOPS:
-            raise UnknownNameError("solver", name, known_names()) from None
-        raise error
+    except UnknownNameError:
+        listing = f"`sdekit solvers` lists them; a comparison also knows {', '.join(LOOPS)}."
+        raise UnknownNameError("solver", name, known_names(), listing) from None
     solver = get(entry.name, **options)
     own_tolerance = {"rtol", "atol"} & options.keys()
     return Contender(
