@@ -109,8 +109,8 @@ def interpolate(
 
         z(w) = [sin((1 - w) theta) z_a + sin(w theta) z_b]/sin(theta),    w = 0 … 1,
 
-    which keeps to the norms where the prior has its mass, and decoded. Where sin(theta) is 0, as for parallel latents or
-    those of one coordinate, it is the straight line.
+    which keeps to the norms where the prior has its mass, and decoded. Where sin(theta) is 0, as for parallel latents
+    or those of one coordinate, it is the straight line.
 
     Args:
         model: the score model.

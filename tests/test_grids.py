@@ -135,10 +135,9 @@ def test_times_that_turn_or_repeat_or_are_not_finite_are_refused(values, place, 
     if len(times) < 3:
         return
     k = place % (len(times) - 1)
-    times.insert(
-        k + 1, {"repeat": times[k], "turn": times[0] + 1 if k else times[-1] - 1, "nan": math.nan, "inf": -math.inf}[bad]
-    )
-    with pytest.raises(ArgumentError, match="monotone|non-finite"):
+    turned = times[0] + 1 if k else times[-1] - 1
+    times.insert(k + 1, {"repeat": times[k], "turn": turned, "nan": math.nan, "inf": -math.inf}[bad])
+    with pytest.raises(ArgumentError, match=r"monotone|non-finite"):
         make_grid(times)
 
 

@@ -1,4 +1,4 @@
-"""The sources of noise: the same draw however a batch is cut, independent standard normals, torch's own order of draws."""
+"""Sources of noise: the same draw however a batch is cut, independent standard normals, torch's own order of draws."""
 
 from __future__ import annotations
 

@@ -50,7 +50,9 @@ class Loop:
 
     def __post_init__(self) -> None:
         if not callable(self.function):
-            raise ArgumentError(f"a Loop's function is called as function(model, x, steps, seed); got {self.function!r}.")
+            raise ArgumentError(
+                f"a Loop's function is called as function(model, x, steps, seed); got {self.function!r}."
+            )
 
 
 def step_pred(model: ScoreModel, x: Tensor, steps: int, seed: int) -> Tensor:
@@ -156,7 +158,9 @@ def _contender(entry: Any) -> Contender:
         raise ArgumentError(f"a solver is a name, a Solver or a Loop; got {given!r}.")
     if options:
         what = "a loop" if isinstance(found, Loop) else "a solver given as an object"
-        raise ArgumentError(f"{what} takes no options here, got {', '.join(sorted(options))}; set them where it is made.")
+        raise ArgumentError(
+            f"{what} takes no options here, got {', '.join(sorted(options))}; set them where it is made."
+        )
     if isinstance(found, Loop) and sampling:
         raise ArgumentError(f"a loop lays its own grid; it takes no {', '.join(sampling)}.")
     if isinstance(given, Loop) and label is None:

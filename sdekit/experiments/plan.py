@@ -151,10 +151,10 @@ def make_plan(
     places = [check_positive("a tolerance", t) for t in tolerances]
     if len(set(places)) != len(places):
         raise ArgumentError(f"tolerances holds a value twice: {list(tolerances)!r}.")
-    which = tuple(range(check_positive_integer("seeds", seeds))) if isinstance(seeds, Integral) else None
-    if isinstance(seeds, bool) or not (which or isinstance(seeds, Sequence)):
-        raise ArgumentError(f"seeds is a number of seeds or a list of them, got {seeds!r}.")
-    chosen_seeds = which or _integers("seeds", seeds, lowest=0)  # type: ignore[arg-type]
+    if isinstance(seeds, Integral):
+        chosen_seeds = tuple(range(check_positive_integer("seeds", seeds)))
+    else:
+        chosen_seeds = _integers("seeds", seeds, lowest=0)
 
     cells: list[Cell] = []
     for subject in subjects.values():
@@ -325,9 +325,7 @@ def _rungs(
     return out
 
 
-def _evaluations(
-    contender: Contender, solver: Solver | Loop, subject: Subject, steps: int, t_end: float | None
-) -> int:
+def _evaluations(contender: Contender, solver: Solver | Loop, subject: Subject, steps: int, t_end: float | None) -> int:
     """What a run of so many steps costs, counted on a stand-in for the network that answers 0."""
     model = subject.model
     stand_in = ScoreModel(

@@ -49,7 +49,7 @@ def block_sizes(d: int, *, alone: bool) -> tuple[int, int]:
         return 1, max(1, min(64, _power_of_two(_BLOCK // d)))
     if d >= _SMALL:
         return _power_of_two(_BLOCK // d), 1
-    return _SMALL, min(32, _power_of_two(_BLOCK // (_SMALL * d)))
+    return _SMALL, min(64, _power_of_two(_BLOCK // (_SMALL * d)))
 
 
 def _power_of_two(n: int) -> int:

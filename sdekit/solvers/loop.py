@@ -18,7 +18,7 @@ from sdekit.solvers.solution import Solution, SolveState, first_bad_samples
 
 __all__ = ["is_finite", "run_fixed", "snapshot"]
 
-_STRIDE = 64
+_STRIDE = 128
 
 
 def snapshot(stepper: Stepper, step: int, nfe: int) -> SolveState:

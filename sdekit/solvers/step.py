@@ -53,7 +53,7 @@ class StepStepper(Stepper):
         self.times = problem.times
         self._solver, self._dynamics = solver, problem.dynamics
         self._x = problem.x.clone()
-        self._clock = list(problem.times.to(problem.x.device).unbind(0))
+        self._clock = problem.times.to(problem.x.device)
         self._floats: list[float] = problem.times.tolist()
         self._stream: NoiseStream | None = None
         if problem.dynamics.stochastic:
@@ -77,14 +77,14 @@ class StepStepper(Stepper):
         formula, dynamics, clock, at, stream = (
             self._solver.step_formula,
             self._dynamics,
-            self._clock,
+            self._clock[start : stop + 1].unbind(0),
             self._floats,
             self._stream,
         )
         x = self._x
         for k in range(start, stop):
             dw = None if stream is None else stream.next(at[k], at[k + 1])
-            x = formula(dynamics, x, clock[k], clock[k + 1], dw)
+            x = formula(dynamics, x, clock[k - start], clock[k - start + 1], dw)
         # Copied, not kept: a callback may write into it, which a tensor made in inference mode does not allow.
         self._x.copy_(x)
 

@@ -193,7 +193,7 @@ class TableStepper(Stepper):
         self._times: list[float] = table.t.tolist()
         step_of_row = torch.cumsum(table.ends_step, 0) - table.ends_step.long()
         self._after: list[float] = problem.times[step_of_row + 1].tolist()
-        self._labels = _labels(model, table.t, self._x)
+        self._label_column = model.label_column(table.t, self._x)
         p, q = conversion(model.prediction, table.representation, model.sde, table.t)
         self._stream: NoiseStream | None = None
         self._y: Tensor | None = None
@@ -219,53 +219,59 @@ class TableStepper(Stepper):
         fold_a = table.state.x + b * p
         self._fold_a: list[float] = fold_a.tolist()
         self._fold_b: list[float] = (b * q).tolist()
-        self._fold_a_scalars: list[Any] = []
+        self._scalar_column = _scalar_column(fold_a, self._x)
         if table.noise_history:
             self._stream = _open(problem, len(table), scales=table.state.z[:, 0])
-        else:
-            self._fold_a_scalars = _scalars(fold_a, self._x)
 
     def _run_one_step(self, start: int, stop: int) -> None:
         # The first evaluation is made with every check; the rest are bare calls, counted together.
         x, model = self._x, self._model
-        first = model.raw(x, self._labels[start])
+        labels = self._labels(start, stop)
+        first = model.raw(x, labels[0])
         if self._stream is None:
-            self._run_without_noise(start, stop, first)
+            self._run_without_noise(start, labels, first)
         else:
-            self._run_with_noise(start, stop, first)
+            self._run_with_noise(start, labels, first)
         model.counter.calls += stop - start - 1
 
-    def _run_without_noise(self, start: int, stop: int, o: Tensor) -> None:
+    def _labels(self, start: int, stop: int) -> list[Tensor]:
+        """What the network takes as t in these rows, as (B,) views of one small tensor."""
+        return list(self._label_column[start:stop, None].expand(-1, self._x.shape[0]).unbind(0))
+
+    def _run_without_noise(self, start: int, labels: list[Tensor], o: Tensor) -> None:
         x, network, place = self._x, self._network, self._x.data_ptr()
-        scalars, fold_b, labels = self._fold_a_scalars, self._fold_b, self._labels
-        for i in range(start, stop):
-            if i > start:
-                o = network(x, labels[i])
+        stop = start + len(labels)
+        scalars, weights = _scalars(self._scalar_column[start:stop]), self._fold_b[start:stop]
+        for i, (label, scalar, weight) in enumerate(zip(labels, scalars, weights, strict=True)):
+            if i > 0:
+                o = network(x, label)
             if o.data_ptr() == place:  # the network gave its input back: do not write into it while reading it
                 o = o.clone()
-            x.mul_(scalars[i]).add_(o, alpha=fold_b[i])
+            x.mul_(scalar).add_(o, alpha=weight)
 
-    def _run_with_noise(self, start: int, stop: int, o: Tensor) -> None:
+    def _run_with_noise(self, start: int, labels: list[Tensor], first: Tensor) -> None:
         x, network, stream, add = self._x, self._network, self._stream, torch.add
         if stream is None:
             return
-        fold_a, fold_b, labels = self._fold_a, self._fold_b, self._labels
-        i = start
+        value: Tensor | None
+        stop, fold_a, fold_b = start + len(labels), self._fold_a, self._fold_b
+        i, value = start, first
         while i < stop:
             draws = stream.ahead(self._times, self._after, i, stop)
+            j = i + len(draws)
             # With several draws at hand, each becomes the next state in turn: on small states an addition into the
             # draw is cheaper than one into a third tensor. The state is copied out before the draws are overwritten.
             chained = len(draws) > 3 and draws[0].is_contiguous()
-            for z in draws:
-                if i > start:
-                    o = network(x, labels[i])
+            for z, label, a, b in zip(draws, labels[i - start : j - start], fold_a[i:j], fold_b[i:j], strict=True):
+                o = network(x, label) if value is None else value
                 if o.data_ptr() == x.data_ptr():
                     o = o.clone()
-                x = z.add_(x, alpha=fold_a[i]) if chained else add(z, x, alpha=fold_a[i], out=x)
-                x.add_(o, alpha=fold_b[i])
-                i += 1
+                x = z.add_(x, alpha=a) if chained else add(z, x, alpha=a, out=x)
+                x.add_(o, alpha=b)
+                value = None
             if chained:
                 x = self._x.copy_(x)
+            i = j
 
     # No value kept and no noise (two-stage Runge-Kutta): x and y in the network's own output -----------------------
 
@@ -290,20 +296,23 @@ class TableStepper(Stepper):
         self._y_of_x = (a_point + back).tolist()
         self._y_of_y = torch.where(at_x, 0.0, b_point * p).tolist()
         self._y_of_o = (b_point * q - back * b * q).tolist()
-        self._x_scalars, self._y_scalars = _scalars(folded, self._x), _scalars(a_point + back, self._x)
+        self._x_scalars = _scalar_column(folded, self._x)
+        self._y_scalars = _scalar_column(a_point + back, self._x)
         self._pointed: list[bool] = point.active.tolist()
 
     def _run_two_registers(self, start: int, stop: int) -> None:
         x, y, raw = self._x, self._y, self._model.raw
         if y is None:
             return
+        labels = self._labels(start, stop)
+        x_scalars, y_scalars = _scalars(self._x_scalars[start:stop]), _scalars(self._y_scalars[start:stop])
         for i in range(start, stop):
             at = y if self._at_y else x
-            o = raw(at, self._labels[i])
+            o = raw(at, labels[i - start])
             if o.data_ptr() == at.data_ptr():
                 o = o.clone()
             if self._x_of_x[i] != 1:
-                x.mul_(self._x_scalars[i])
+                x.mul_(x_scalars[i - start])
             if self._x_of_o[i] != 0:
                 x.add_(o, alpha=self._x_of_o[i])
             if self._x_of_y[i] != 0:
@@ -313,7 +322,7 @@ class TableStepper(Stepper):
                 if self._y_of_y[i] != 0:
                     y.mul_(self._y_of_y[i]).add_(x, alpha=self._y_of_x[i])
                 else:
-                    torch.mul(x, self._y_scalars[i], out=y)
+                    torch.mul(x, y_scalars[i - start], out=y)
                 y.add_(o, alpha=self._y_of_o[i])
 
     # Any table --------------------------------------------------------------------------------------------------
@@ -336,9 +345,11 @@ class TableStepper(Stepper):
     def _run_general(self, start: int, stop: int) -> None:
         x, y, raw = self._x, self._y, self._model.raw
         values, noises, state, point = self._values, self._noises, self._state, self._point
+        labels = self._labels(start, stop)
+        state_x, point_x = _scalars(state.x[start:stop]), _scalars(point.x[start:stop])
         for i in range(start, stop):
             at = y if self._at_y and y is not None else x
-            o = raw(at, self._labels[i])
+            o = raw(at, labels[i - start])
             value, p, q = values[i % len(values)], self._p[i], self._q[i]
             if p != 0:
                 torch.mul(o, q, out=value).add_(at, alpha=p)
@@ -349,11 +360,11 @@ class TableStepper(Stepper):
             if self._draw[i] and self._stream is not None:
                 noises[(self._drawn[i] - 1) % len(noises)].copy_(self._stream.next(self._times[i], self._after[i]))
             if state.active[i]:
-                x.mul_(state.x[i])
+                x.mul_(state_x[i - start])
                 self._add(x, state, i)
             self._at_y = point.active[i]
             if self._at_y and y is not None:
-                torch.mul(x, point.x[i], out=y)
+                torch.mul(x, point_x[i - start], out=y)
                 self._add(y, point, i)
 
     def _add(self, to: Tensor, columns: _Columns, i: int) -> None:
@@ -411,7 +422,7 @@ class _Columns:
     """Updates as plain lists, for the executor."""
 
     def __init__(self, updates: Updates, x: Tensor) -> None:
-        self.x = _scalars(updates.x, x)
+        self.x = _scalar_column(updates.x, x)
         self.m: list[list[float]] = updates.m.tolist()
         self.z: list[list[float]] = updates.z.tolist()
         self.active: list[bool] = updates.active.tolist()
@@ -424,18 +435,20 @@ def _open(problem: Problem, draws: int, scales: Tensor | None = None) -> NoiseSt
     )
 
 
-def _labels(model: ScoreModel, times: Tensor, x: Tensor) -> list[Tensor]:
-    """What the network takes as t in each row, as (B,) views of one small tensor."""
-    column = model.label_column(times, x)
-    return list(column[:, None].expand(-1, x.shape[0]).unbind(0))
+def _scalar_column(values: Tensor, x: Tensor) -> Tensor:
+    """Factors for `mul_` in the state's precision and place; in float64 on the CPU for half-precision states."""
+    if x.dtype in (torch.float32, torch.float64):
+        return values.to(device=x.device, dtype=x.dtype)
+    return values
 
 
-def _scalars(values: Tensor, x: Tensor) -> list[Any]:
-    """Factors for `mul_`: 0-d tensors in the state's precision, several times cheaper than floats on small states.
+def _scalars(column: Tensor) -> list[Any]:
+    """The factors of some rows: 0-d tensors, several times cheaper than floats on small states.
 
-    Half-precision states take floats: a 0-d tensor would be rounded to half first.
+    Half-precision states take floats: a 0-d tensor would be rounded to half first. They are made for the rows at hand
+    only, so that memory does not grow with the number of steps.
     """
-    if x.dtype not in (torch.float32, torch.float64):
-        floats: list[float] = values.tolist()
+    if column.dtype == torch.float64 and column.device.type == "cpu":
+        floats: list[float] = column.tolist()
         return floats
-    return list(values.to(device=x.device, dtype=x.dtype).unbind(0))
+    return list(column.unbind(0))
