@@ -1,14 +1,19 @@
-"""Puts the solver table, read from the catalogue, where a page has the line `<!-- solver table -->`."""
+"""What the site makes from the repository: the home page from README.md, the solver table from the catalogue."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-MARK = "<!-- solver table -->"
+README_MARK, TABLE_MARK = "<!-- README -->", "<!-- solver table -->"
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    return markdown.replace(MARK, solver_table()) if MARK in markdown else markdown
+    """Fill in the two marks."""
+    if README_MARK in markdown:
+        readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+        markdown = markdown.replace(README_MARK, readme.replace("docs/images/", "images/"))
+    return markdown.replace(TABLE_MARK, solver_table()) if TABLE_MARK in markdown else markdown
 
 
 def solver_table() -> str:

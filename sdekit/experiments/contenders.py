@@ -23,7 +23,7 @@ DEFAULT_SOLVERS = (
     "euler_maruyama",
     "ancestral",
     "pc",
-    "torchsde:reversible_heun",
+    "torchsde:heun",
     "ddim",
     "heun",
     "scipy:RK45",
@@ -56,7 +56,7 @@ class Loop:
 
 
 def step_pred(model: ScoreModel, x: Tensor, steps: int, seed: int) -> Tensor:
-    """The loop that diffusers documents for ScoreSdeVpScheduler: set_timesteps(steps), step_pred at each, the last mean.
+    """The loop of diffusers' ScoreSdeVpScheduler: set_timesteps(steps), step_pred at each time, the last mean.
 
     It steps by 1/N over a grid with gaps of (1 - eps)/(N - 1), and so ends at eps - 1/N; see
     `sdekit.interop.diffusers.ScoreSdeVpScheduler`. The noise is one stream for the whole batch.
@@ -148,7 +148,7 @@ def _contender(entry: Any) -> Contender:
             options = dict(entry[2])
     else:
         given = entry
-    sampling = {name: options.pop(name) for name in ("grid", "denoise") if name in options}
+    sampling: dict[str, Any] = {name: options.pop(name) for name in ("grid", "denoise") if name in options}
     if "grid" in sampling:
         _check_grid(sampling["grid"])
     if isinstance(given, str) and given not in LOOPS:
@@ -165,7 +165,7 @@ def _contender(entry: Any) -> Contender:
         raise ArgumentError(f"a loop lays its own grid; it takes no {', '.join(sampling)}.")
     if isinstance(given, Loop) and label is None:
         raise ArgumentError("a Loop needs a label: give (label, loop).")
-    name = label or (given if isinstance(given, str) else getattr(found, "name", ""))
+    name = label or (given if isinstance(given, str) else str(getattr(found, "name", "")))
     return Contender(name, lambda: found, takes_tolerance=False, sampling=sampling)
 
 
@@ -188,6 +188,6 @@ def _by_name(name: str, label: str | None, options: dict[str, Any], sampling: di
 def _check_grid(grid: str | Grid | Sequence[float] | Tensor) -> None:
     if isinstance(make_grid(grid), Custom):
         raise ArgumentError(
-            "a comparison chooses the number of steps, so its grid is a rule (a name, or a Grid such as Karras(rho=5)), "
-            "not a list of times."
+            "a comparison chooses the number of steps, so its grid is a rule (a name, or a Grid such as "
+            "sk.grids.Karras(rho=5)), not a list of times."
         )

@@ -151,10 +151,10 @@ def make_plan(
     places = [check_positive("a tolerance", t) for t in tolerances]
     if len(set(places)) != len(places):
         raise ArgumentError(f"tolerances holds a value twice: {list(tolerances)!r}.")
-    if isinstance(seeds, Integral):
-        chosen_seeds = tuple(range(check_positive_integer("seeds", seeds)))
-    else:
+    if isinstance(seeds, Sequence):
         chosen_seeds = _integers("seeds", seeds, lowest=0)
+    else:
+        chosen_seeds = tuple(range(check_positive_integer("seeds", seeds)))
 
     cells: list[Cell] = []
     for subject in subjects.values():
@@ -258,7 +258,7 @@ def _subject(
         raise ArgumentError(f"n must be at least {_FEWEST}, for the intervals; got {n}.")
     if reference is not None and not isinstance(reference, Target):
         raise ArgumentError(
-            f"reference must be a target of sk.targets (its draws give the noise floor), got {type(reference).__name__}."
+            f"reference must be a target of sk.targets: its draws give the noise floor; got {type(reference).__name__}."
         )
     shape = model.shape or (None if reference is None else reference.shape)
     if shape is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,14 +19,15 @@ from sdekit.errors import NonFiniteError, SdekitError
 from sdekit.experiments.fingerprint import fingerprint
 from sdekit.experiments.metrics import Metric, MetricValue, floor
 from sdekit.experiments.plan import Cell, Plan, Subject, run_solver, starts
-from sdekit.experiments.storage import CellStore
+from sdekit.experiments.storage import CellStore, Kept
 from sdekit.models import ScoreModel
 from sdekit.solvers.catalogue import get
 
 __all__ = ["CellDone", "Record", "Session"]
 
-KEPT = 40
-"""Samples of a run that are kept for its sheet."""
+_IMAGES_KEPT = 40
+_POINTS_KEPT = 500
+"""How many samples of a run are kept for its sheet."""
 
 _FORMAT = 1
 _ADAPTIVE_GUESS = 60.0
@@ -72,7 +73,7 @@ class Session:
     """Everything computed for a plan: `records` by cell, `floors` by (model, metric), `samples` by (model, solver)."""
 
     def __init__(self, plan: Plan, store: CellStore | None) -> None:
-        self.plan, self.store = plan, store
+        self.plan, self._store = plan, store
         self.records: dict[Cell, Record] = {}
         self.samples: dict[tuple[str, str], Tensor] = {}
         self._floor_values: dict[tuple[str, str, int], NDArray[np.float64]] = {}
@@ -81,6 +82,14 @@ class Session:
         self._stop = threading.Event()
         self._keys = _Keys(plan) if store is not None else None
         self._shown = _shown(plan)
+
+    def _read(self, key: Callable[[_Keys], str]) -> Kept | None:
+        """What the folder holds under a key, if there is a folder."""
+        return None if self._store is None or self._keys is None else self._store.read(key(self._keys))
+
+    def _write(self, key: Callable[[_Keys], str], record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        if self._store is not None and self._keys is not None:
+            self._store.write(key(self._keys), record, tensors)
 
     @property
     def floors(self) -> dict[tuple[str, str], NDArray[np.float64]]:
@@ -92,7 +101,11 @@ class Session:
         """Compute what is missing. Raises what the callback raises, KeyboardInterrupt included; finished cells stay."""
         missing = [cell for cell in self.plan.cells if not self._read_cell(cell)]
         first = [*self._floor_jobs(), *self._preparations(missing)]
-        cost = {label: _seconds_per_evaluation(s) for label, s in self.plan.subjects.items()} if progress else {}
+        cost = (
+            {label: _seconds_per_evaluation(s, self.plan.device) for label, s in self.plan.subjects.items()}
+            if progress
+            else {}
+        )
 
         def weight(cell: Cell) -> float:
             evaluations = cell.budget if cell.budget is not None else _ADAPTIVE_GUESS
@@ -172,16 +185,13 @@ class Session:
                 reference=self._reference(subject, metric, seed),
             )
             self._floor_values[subject.label, metric.name, seed] = found.values
-            if self.store is not None and self._keys is not None:
-                key = self._keys.floor(subject, metric, seed)
-                self.store.write(key, {"metric": metric.name}, {"values": torch.from_numpy(found.values)})
+            values = torch.from_numpy(found.values)
+            self._write(lambda keys: keys.floor(subject, metric, seed), {"metric": metric.name}, {"values": values})
 
         return work
 
     def _read_floor(self, subject: Subject, metric: Metric, seed: int) -> bool:
-        found = None
-        if self.store is not None and self._keys is not None:
-            found = self.store.read(self._keys.floor(subject, metric, seed))
+        found = self._read(lambda keys: keys.floor(subject, metric, seed))
         if found is None:
             return False
         self._floor_values[subject.label, metric.name, seed] = found[1]["values"].numpy()
@@ -203,11 +213,9 @@ class Session:
 
     def _flow(self, subject: Subject, seed: int) -> Tensor:
         """The probability flow's image of the seed's starts: RK4 with `flow_steps` steps, 4 evaluations each."""
-        key = None if self._keys is None else self._keys.flow(subject, seed)
-        if self.store is not None and key is not None:
-            found = self.store.read(key)
-            if found is not None:
-                return found[1]["x"]
+        found = self._read(lambda keys: keys.flow(subject, seed))
+        if found is not None:
+            return found[1]["x"]
         x = starts(self.plan, subject, seed)
         model = self._watched(subject.model)
         end = run_solver(
@@ -219,8 +227,7 @@ class Session:
             t_end=self.plan.t_end,
             sampling={"grid": "log_snr"},
         ).x.cpu()
-        if self.store is not None and key is not None:
-            self.store.write(key, {"solver": "rk4", "steps": self.plan.flow_steps}, {"x": end})
+        self._write(lambda keys: keys.flow(subject, seed), {"solver": "rk4", "steps": self.plan.flow_steps}, {"x": end})
         return end
 
     # The cells ---------------------------------------------------------------------------------------------------
@@ -229,7 +236,8 @@ class Session:
         def work() -> None:
             record, x = self._compute(cell)
             if x is not None and cell in self._shown:
-                self._write_samples(cell, x[:KEPT].clone())
+                count = _IMAGES_KEPT if x.ndim == 4 else _POINTS_KEPT
+                self._write_samples(cell, x[:count].clone())
             self._write_cell(cell, record)
 
         return work
@@ -282,8 +290,6 @@ class Session:
 
     def _write_cell(self, cell: Cell, record: Record) -> None:
         self.records[cell] = record
-        if self.store is None or self._keys is None:
-            return
         metrics = {
             name: {"value": m.value, "standard_error": m.standard_error, "interval": m.interval}
             for name, m in record.metrics.items()
@@ -292,18 +298,15 @@ class Session:
         contributions = {
             name: torch.from_numpy(m.contributions) for name, m in record.metrics.items() if m.contributions is not None
         }
-        self.store.write(self._keys.cell(cell), {**fields, "metrics": metrics}, contributions)
+        self._write(lambda keys: keys.cell(cell), {**fields, "metrics": metrics}, contributions)
 
     def _read_cell(self, cell: Cell) -> bool:
-        if self.store is None or self._keys is None:
-            return False
-        key = self._keys.cell(cell)
-        found = self.store.read(key)
+        found = self._read(lambda keys: keys.cell(cell))
         if found is None:
             return False
         record, contributions = found
         if cell in self._shown and record["status"] == "success":
-            kept = self.store.read(f"{key}.samples")
+            kept = self._read(lambda keys: keys.samples(cell))
             if kept is None:
                 return False
             self.samples[cell.model, cell.solver] = kept[1]["x"]
@@ -321,8 +324,7 @@ class Session:
 
     def _write_samples(self, cell: Cell, x: Tensor) -> None:
         self.samples[cell.model, cell.solver] = x
-        if self.store is not None and self._keys is not None:
-            self.store.write(f"{self._keys.cell(cell)}.samples", {"cell": str(cell)}, {"x": x})
+        self._write(lambda keys: keys.samples(cell), {"cell": str(cell)}, {"x": x})
 
 
 @final
@@ -357,6 +359,9 @@ class _Keys:
             metrics={m.name: m for m in plan.metrics_of(cell)},
         )
 
+    def samples(self, cell: Cell) -> str:
+        return f"{self.cell(cell)}.samples"
+
     def flow(self, subject: Subject, seed: int) -> str:
         return self._key("flow", subject, seed, model=self._models[subject.label])
 
@@ -387,11 +392,11 @@ def _other_seed(seed: int, purpose: str) -> int:
     return int(np.random.SeedSequence([seed, *purpose.encode()]).generate_state(1)[0])
 
 
-def _seconds_per_evaluation(subject: Subject) -> float:
+def _seconds_per_evaluation(subject: Subject, device: torch.device) -> float:
     """A rough cost, for the progress bar."""
     batch = min(subject.n, 16)
     model = subject.model.part(0, batch, subject.n)
-    x = torch.zeros(batch, *subject.shape)
+    x = torch.zeros(batch, *subject.shape, device=device)
     with torch.no_grad():
         model.predict(model.prediction, x, model.sde.t_max)  # the first call is slower
         begin = time.perf_counter()

@@ -1,8 +1,8 @@
 """Results on disk, one file each, so that an interrupted comparison keeps what it finished.
 
 A file is safetensors: tensors, and a JSON record in its header. Its name is a digest of everything that determined the
-result. It is written beside its place and renamed, so it is there whole or not at all; one that cannot be read, or whose
-checksum is wrong, counts as missing.
+result. It is written beside its place and renamed, so it is there whole or not at all; one that cannot be read, or
+whose checksum is wrong, counts as missing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from torch import Tensor
 from sdekit.errors import ArgumentError
 from sdekit.experiments.fingerprint import fingerprint
 
-__all__ = ["CellStore", "check_writable", "write_atomically"]
+__all__ = ["CellStore", "Kept", "check_writable", "write_atomically"]
+
+Kept = tuple[dict[str, Any], dict[str, Tensor]]
+"""A record and its tensors."""
 
 
 def check_writable(folder: str | Path) -> Path:
@@ -66,7 +69,7 @@ class CellStore:
         header = {"record": json.dumps(record), "checksum": fingerprint([json.dumps(record), plain])}
         write_atomically(self._path(key), save(plain, header))
 
-    def read(self, key: str) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    def read(self, key: str) -> Kept | None:
         """What was kept under a key, or None if there is nothing whole."""
         from safetensors import SafetensorError, safe_open
 

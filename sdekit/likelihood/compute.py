@@ -22,6 +22,7 @@ from sdekit.likelihood.divergence import (
     Hutchinson,
     JoinedTraces,
     Traces,
+    column_mean,
 )
 from sdekit.likelihood.flow import AugmentedFlow
 from sdekit.likelihood.result import Budget, LogLikelihood
@@ -126,11 +127,11 @@ def log_likelihood(
         if coarse is not None:
             again = problem.solve(*coarse, shared or trace, None)
             fine = end.shared if end.shared is not None else end.log_probs
-            integration = (fine - again.log_probs).mean(1).abs()
+            integration = column_mean(fine - again.log_probs).abs()
             nfe = nfe + again.nfe
         std_error = _std_error(end.log_probs, trace)
         return LogLikelihood(
-            log_prob=end.log_probs.mean(1),
+            log_prob=column_mean(end.log_probs),
             std_error=std_error,
             latent=end.latent,
             nfe=nfe,
@@ -234,9 +235,11 @@ def _std_error(log_probs: Tensor, trace: Divergence) -> Tensor:
     """sd/sqrt(K) over the K columns: 0 where the trace is exact, NaN for one random column."""
     if isinstance(trace, Exact):
         return torch.zeros_like(log_probs[:, 0])
-    if log_probs.shape[1] == 1:
+    k = log_probs.shape[1]
+    if k == 1:
         return torch.full_like(log_probs[:, 0], math.nan)
-    return log_probs.std(1) / math.sqrt(log_probs.shape[1])
+    deviations = log_probs - column_mean(log_probs)[:, None]
+    return torch.sqrt(column_mean(deviations.square()) / (k - 1))
 
 
 def _prior_bound(model: ScoreModel, x: Tensor, span: tuple[float, float]) -> Tensor:

@@ -19,7 +19,17 @@ from sdekit._tensors import check_positive_integer
 from sdekit.errors import ArgumentError, UnknownNameError
 from sdekit.noise import NoiseSource, NoiseStream
 
-__all__ = ["DIVERGENCES", "Along", "Distribution", "Divergence", "Exact", "Hutchinson", "JoinedTraces", "Traces"]
+__all__ = [
+    "DIVERGENCES",
+    "Along",
+    "Distribution",
+    "Divergence",
+    "Exact",
+    "Hutchinson",
+    "JoinedTraces",
+    "Traces",
+    "column_mean",
+]
 
 Distribution = Literal["rademacher", "gaussian"]
 Along = Literal["independent", "fixed"]
@@ -195,8 +205,9 @@ class _Probes:
         if self._stream is None:
             # The probes of one sample are one draw, so that a sample has the same probes in any batch.
             self._stream = source.open((batch, self.count, *sample), purpose="probes", dtype=dtype, device=device)
-        z = self._stream.next(0.0, 0.0).transpose(0, 1)
-        return torch.copysign(torch.ones_like(z), z) if distribution == "rademacher" else z.clone()
+        # A copy, since the stream overwrites its draws; contiguous, since strides choose kernels that round otherwise.
+        z = self._stream.next(0.0, 0.0).transpose(0, 1).clone(memory_format=torch.contiguous_format)
+        return torch.copysign(torch.ones_like(z), z) if distribution == "rademacher" else z
 
     def part(self, start: int, stop: int, total: int) -> _Probes:
         distribution, source, dtype, device = self._settings
@@ -232,6 +243,14 @@ class _IndependentTraces(Traces):
 
     def part(self, start: int, stop: int, total: int) -> Traces:
         return _IndependentTraces(self._probes.part(start, stop, total))
+
+
+def column_mean(values: Tensor) -> Tensor:
+    """The mean of each row of (B, K), column by column, so that it rounds alike whatever B is: (B,)."""
+    total = torch.zeros_like(values[:, 0])
+    for column in values.unbind(1):
+        total = total + column
+    return total / values.shape[1]
 
 
 def _forms(out: Tensor, x: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sdekit.dynamics import Dynamics
 from sdekit.errors import ArgumentError
-from sdekit.likelihood.divergence import Traces
+from sdekit.likelihood.divergence import Traces, column_mean
 from sdekit.models.predictions import conversion
 from sdekit.models.score import ScoreModel
 from sdekit.sdes import Calculus
@@ -126,4 +126,4 @@ def _truncation(log_alpha: Tensor, sigma: Tensor, x: Tensor, noise: Tensor, trac
     """
     d = x.shape[1]
     along = d - (x * noise).sum(1) / sigma
-    return -log_alpha * along + 0.5 * (noise.square().sum(1) - d + trace.mean(1))
+    return -log_alpha * along + 0.5 * (noise.square().sum(1) - d + column_mean(trace))

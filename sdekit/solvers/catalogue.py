@@ -61,7 +61,7 @@ def _predictor_corrector(
         moving = None if predictor == "none" else get(predictor)
     else:
         moving = predictor
-    if moving is not None and not isinstance(moving, FixedStepSolver):
+    if isinstance(moving, Solver) and not isinstance(moving, FixedStepSolver):
         raise ArgumentError(f"the predictor must step along a grid; {moving.name!r} chooses its own steps.")
     settings = {k: v for k, v in {"snr": snr, "n_steps": n_steps, "norms": norms}.items() if v is not None}
     if not isinstance(corrector, str) or corrector == "none":

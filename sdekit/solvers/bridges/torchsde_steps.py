@@ -29,8 +29,8 @@ METHODS: dict[str, tuple[Calculus, ...]] = {
 _EVALUATE_AT_END = ("srk", "heun", "reversible_heun")
 # Strong orders for diagonal noise, and drift evaluations a step, as measured by the tests.
 _STRONG_ORDERS = {"euler": 0.5, "milstein": 1.0, "srk": 1.5, "heun": 1.0, "midpoint": 1.0, "reversible_heun": 1.0}
-# One of reversible_heun's two is torchsde's own look at the drift's shape, at a point its step does not use.
-_EVALUATIONS = {"euler": 1, "milstein": 1, "srk": 9, "heun": 2, "midpoint": 2, "reversible_heun": 2}
+# reversible_heun makes one more in its first step.
+_EVALUATIONS = {"euler": 1, "milstein": 1, "srk": 4, "heun": 2, "midpoint": 2, "reversible_heun": 1}
 
 
 @final

@@ -1,0 +1,1 @@
+"""The command line: `sdekit solvers | sample | likelihood | compare | train`."""

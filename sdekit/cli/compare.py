@@ -1,0 +1,135 @@
+"""`sdekit compare`: solvers side by side, as a table and a page."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sdekit.cli.models import NamedModel, load_model
+from sdekit.cli.output import console, names, note, numbers, on_terminal, print_json, whole_numbers
+from sdekit.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from sdekit.experiments.compare import CellDone
+    from sdekit.models import ScoreModel
+    from sdekit.targets import Target
+
+__all__ = ["compare"]
+
+_OF_NETWORK = 200
+_OF_TARGET = 1000
+_MOST_WORKERS = 8
+
+
+def compare(
+    models: Annotated[
+        str, typer.Option(help="Models, by commas: digits, digits:exact, ring, moons, or folders of saved models.")
+    ] = "digits,digits:exact",
+    sde: Annotated[str | None, typer.Option(help="Of the exact targets [default: vp].")] = None,
+    solvers: Annotated[
+        str | None,
+        typer.Option(help="Solvers, by commas; 'diffusers:step_pred' beside those of `sdekit solvers`."),
+    ] = None,
+    nfe: Annotated[str, typer.Option(help="Budgets of network evaluations, by commas.")] = "5,10,20,50",
+    tolerances: Annotated[str, typer.Option(help="rtol = atol of adaptive solvers, by commas.")] = "1e-1,1e-2,1e-3",
+    seeds: Annotated[int, typer.Option(help="How many seeds; all solvers share the starts of each.")] = 2,
+    seed: Annotated[int, typer.Option(help="The first seed.")] = 0,
+    n: Annotated[
+        int | None,
+        typer.Option(
+            "-n", "--n", help=f"Samples a run [default: {_OF_NETWORK} of a network, {_OF_TARGET} of a target]."
+        ),
+    ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(help="Metrics, by commas: energy_distance, sliced_wasserstein, mmd, log_density_gap, flow_error."),
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="The target that saved models are measured against: digits, ring or moons.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Runs side by side [default: the number of cores].")] = None,
+    out: Annotated[Path, typer.Option(help="The folder to write; the same command goes on where it stopped.")] = Path(
+        "runs/compare"
+    ),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON instead of a table.")] = False,
+) -> None:
+    """Compare solvers from the same starts at equal evaluations; write a table, plots, sheets and one HTML page.
+
+    Finished runs are kept in the folder, so an interrupted comparison resumes with the same command.
+    """
+    begin = time.perf_counter()
+    import torch
+
+    from sdekit.experiments.compare import compare as run
+    from sdekit.experiments.contenders import DEFAULT_SOLVERS
+
+    # One thread a run, so that the numbers do not depend on how many cores there are.
+    torch.set_num_threads(1)
+    chosen = [load_model(name, None if name == "digits" else sde) for name in names(models)]
+    if not chosen:
+        raise ArgumentError("--models is empty; name at least one, such as digits.")
+    counts = {m.name: n or (_OF_NETWORK if m.target is None else _OF_TARGET) for m in chosen}
+    given = None if metrics is None else names(metrics)
+    done = [0, 0]
+
+    def count(cell: CellDone) -> None:
+        done[:] = cell.done, cell.total
+
+    try:
+        report = run(
+            {m.name: _balanced(m, counts[m.name]) for m in chosen},
+            solvers=DEFAULT_SOLVERS if solvers is None else names(solvers),
+            nfe=whole_numbers("--nfe", nfe),
+            seeds=[seed + k for k in range(seeds)],
+            reference={m.name: _reference(m, reference) for m in chosen},
+            metrics={m.name: given or _metrics(m) for m in chosen},
+            n=counts,
+            tolerances=numbers("--tolerances", tolerances),
+            out=out,
+            workers=workers or min(_MOST_WORKERS, os.cpu_count() or 1),
+            progress=on_terminal(),
+            callback=count,
+        )
+    except KeyboardInterrupt:
+        kept = f"{done[0]} of {done[1]} runs are kept" if done[1] else "finished runs are kept"
+        note(f"sdekit: interrupted; {kept} in {out}. The same command goes on from there.")
+        raise typer.Exit(130) from None
+    report.save()
+    if as_json:
+        print_json(report.table.to_dict("records"))
+    else:
+        report.print(console())
+    note(f"wrote {out / 'report.html'} and the rest of {out} in {time.perf_counter() - begin:.0f} s")
+
+
+def _balanced(model: NamedModel, n: int) -> ScoreModel:
+    """A class-conditional network with its classes in turn; other models as they are."""
+    import torch
+
+    classes = getattr(model.model.network, "classes", None)
+    return model.model if classes is None else model.model.with_condition(y=torch.arange(n) % classes)
+
+
+def _reference(model: NamedModel, name: str | None) -> Target:
+    """What a model's samples are measured against."""
+    from sdekit import targets
+
+    if model.target is not None:
+        return model.target
+    if name is None and model.name != "digits":
+        raise ArgumentError(f"say what {model.name!r} should sample from: --reference digits, ring or moons.")
+    if name in (None, "digits"):
+        from sdekit.training.digits_data import LEVEL_WIDTH
+
+        # The law of the training images: digits with uniform noise one grey level wide, here a Gaussian of its std.
+        return targets.digits(std=LEVEL_WIDTH / 12**0.5)
+    return targets.named(name)
+
+
+def _metrics(model: NamedModel) -> list[str]:
+    shared = ["energy_distance", "flow_error"]
+    return shared if model.target is None else [*shared, "log_density_gap"]

@@ -1,0 +1,662 @@
+"""log_likelihood: against closed forms; the statistics of its probes; evaluations counted; units; budget; errors."""
+
+from __future__ import annotations
+
+import math
+from typing import get_args
+
+import pytest
+import torch
+from torch import Tensor
+
+from sdekit import solvers
+from sdekit.dynamics import ProbabilityFlow
+from sdekit.errors import ArgumentError, NonFiniteError, ShapeError, UnknownNameError, UnsupportedError
+from sdekit.likelihood import Exact, Hutchinson, LogLikelihood, log_likelihood
+from sdekit.models import Prediction, ScoreModel
+from sdekit.sampling import solve
+from sdekit.sdes import DIFFUSION_SDES, EDMSDE, VESDE, VPSDE, CustomDiffusionSDE
+from sdekit.targets import Gaussian, GaussianMixture, digits, ring
+
+SDES = [
+    *(family() for family in DIFFUSION_SDES),
+    CustomDiffusionSDE(lambda t: torch.exp(-t.square()), torch.sinh, t_max=2.0),
+]
+every_sde = pytest.mark.parametrize("sde", SDES, ids=lambda sde: sde.name)
+VP = VPSDE()
+
+
+def gaussian(d: int = 3, seed: int = 0) -> Gaussian:
+    """N(m, C) with a full C of eigenvalues from 0.05 to 2."""
+    generator = torch.Generator().manual_seed(seed)
+    axes = torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=torch.float64))[0]
+    cov = axes @ torch.diag(torch.linspace(0.05, 2.0, d, dtype=torch.float64)) @ axes.T
+    return Gaussian(torch.linspace(-0.5, 0.5, d, dtype=torch.float64), 0.5 * (cov + cov.T))
+
+
+def at_start(target, sde, n: int, seed: int = 1) -> Tensor:
+    """Draws of p_t at t_min, float64."""
+    return target.marginal(sde, sde.t_min).sample(n, seed=seed, dtype=torch.float64)
+
+
+def truth(target, sde, x: Tensor) -> Tensor:
+    return target.log_prob_at(x, sde.t_min, sde)
+
+
+def of_flow(target: Gaussian, sde, x: Tensor, data_std: float) -> Tensor:
+    """What the flow itself makes of a Gaussian: log p at t_min with the prior in place of p_T at the flow's end."""
+    end = target.flow_map(x, sde.t_min, sde.t_max, sde)
+    prior = sde.prior_log_prob(end, data_std=data_std)
+    return truth(target, sde, x) + prior - target.log_prob_at(end, sde.t_max, sde)
+
+
+class Counting:
+    """A network that counts its own calls and the rows in them."""
+
+    def __init__(self, network) -> None:
+        self.network = network
+        self.calls = self.rows = 0
+
+    def __call__(self, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+        self.calls += 1
+        self.rows += len(x)
+        return self.network(x, t, **condition)
+
+
+def counting(target, sde=VP) -> tuple[ScoreModel, Counting]:
+    exact = target.score_model(sde)
+    counter = Counting(exact.network)
+    return ScoreModel(counter, sde, "v", data_std=exact.data_std, shape=exact.shape), counter
+
+
+# Closed forms --------------------------------------------------------------------------------------------------------
+
+
+@every_sde
+def test_the_density_of_a_gaussian_is_exact_under_every_sde(sde) -> None:
+    target = gaussian()
+    model = target.score_model(sde)
+    x = at_start(target, sde, 5)
+    ll = log_likelihood(model, x, steps=160)
+    # RK4 with h up to 0.086 (flow: 13.8 units of u), so h^4 = 6e-5; measured 1e-5 (flow) and below.
+    torch.testing.assert_close(ll.log_prob, of_flow(target, sde, x, model.data_std), rtol=0, atol=2e-5)
+    torch.testing.assert_close(ll.latent, target.flow_map(x, sde.t_min, sde.t_max, sde), rtol=1e-5, atol=2e-5)
+    assert torch.equal(ll.std_error, torch.zeros(5, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("heun", 2), ("rk4", 4)])
+def test_fixed_step_solvers_converge_at_their_order(solver: str, order: int) -> None:
+    target = gaussian()
+    x = at_start(target, VP, 4)
+    model = target.score_model(VP)
+    expected = of_flow(target, VP, x, model.data_std)
+    coarse, fine = (
+        (log_likelihood(model, x, solver=solver, steps=steps).log_prob - expected).abs().mean() for steps in (60, 120)
+    )
+    # The slope at a finite step; a method of one order less would be off by 1.
+    assert float(torch.log2(coarse / fine)) == pytest.approx(order, abs=0.35)
+
+
+@pytest.mark.parametrize("sde", [VP, EDMSDE()], ids=repr)
+def test_the_density_of_the_ring(sde) -> None:
+    target = ring()
+    x = at_start(target, sde, 64)
+    ll = log_likelihood(target.score_model(sde), x, steps=30)
+    assert ll.nfe == 120
+    # RK4 in ln(sigma/alpha) at 120 evaluations: measured 1.1e-3 (VP) and 1.4e-3 (EDM) nats.
+    assert float((ll.log_prob - truth(target, sde, x)).abs().mean()) < 2e-3
+
+
+def test_the_density_of_the_digits() -> None:
+    # 64 dimensions, exact trace: measured 0.027 nats at 160 evaluations, 0.024 of them digits against the prior at T.
+    target = digits()
+    x = at_start(target, VP, 2)
+    ll = log_likelihood(target.score_model(VP), x, divergence="exact")
+    assert ll.nfe == 160
+    assert float((ll.log_prob - truth(target, VP, x)).abs().max()) < 0.06
+
+
+def test_one_dimension_integrates_to_one_whatever_the_network_knows() -> None:
+    # Any smooth field's flow is a bijection of the line, so its density integrates to 1, score or no score.
+    x = torch.linspace(-6, 6, 1201, dtype=torch.float64)
+    model = ScoreModel(lambda x, t: torch.tanh(2 * x + 0.3 * t), VESDE(sigma_max=10.0), "data")
+    ll = log_likelihood(model, x, t_eps=0.45, steps=60)
+    assert ll.log_prob.shape == (1201,)
+    total = float(torch.trapezoid(ll.log_prob.exp(), x))
+    # Spacing 0.01 for a smooth density of width sigma(t_eps) = 0.2, and RK4 with h = 0.06.
+    assert total == pytest.approx(1.0, abs=1e-5)
+
+
+def test_scipy_and_rk4_agree() -> None:
+    target = ring()
+    model = target.score_model(VP)
+    x = at_start(target, VP, 6)
+    fixed = log_likelihood(model, x, steps=200)
+    adaptive = log_likelihood(model, x, solver="scipy:DOP853", rtol=1e-8, atol=1e-8)
+    # Two methods of different kinds, each with an error of about 1e-6 nats here.
+    torch.testing.assert_close(adaptive.log_prob, fixed.log_prob, rtol=0, atol=1e-5)
+    torch.testing.assert_close(adaptive.latent, fixed.latent, rtol=0, atol=1e-5)
+    assert adaptive.status == "success"
+
+
+def test_the_latent_is_where_the_probability_flow_ends() -> None:
+    target = ring()
+    model = target.score_model(VP)
+    x = at_start(target, VP, 6)
+    end = solve(ProbabilityFlow(model), x, t0=VP.t_min, t1=1.0, solver="scipy:DOP853", rtol=1e-9, atol=1e-9).x
+    torch.testing.assert_close(log_likelihood(model, x, steps=200).latent, end, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("prediction", get_args(Prediction))
+def test_every_prediction_gives_the_same_density(prediction: Prediction) -> None:
+    target = gaussian()
+    exact = target.score_model(VP)
+    model = ScoreModel(
+        lambda x, t: exact.predict(prediction, x, t), VP, prediction, data_std=exact.data_std, shape=exact.shape
+    )
+    x = at_start(target, VP, 3)
+    # The same numbers but for float64 rounding, magnified by 1/sigma^2 = 1e4 where the score is what is predicted.
+    torch.testing.assert_close(log_likelihood(model, x).log_prob, log_likelihood(exact, x).log_prob, rtol=0, atol=1e-9)
+
+
+def test_the_prior_holds_the_data() -> None:
+    # VE with sigma_max = 2 and data N(0, I): p_T = N(0, 5 I), and N(0, 4 I) would be off by 0.11 nats a coordinate.
+    sde = VESDE(sigma_max=2.0)
+    target = Gaussian(torch.zeros(4, dtype=torch.float64), 1.0)
+    x = at_start(target, sde, 5)
+    exact = target.score_model(sde)
+    ll = log_likelihood(exact, x)
+    torch.testing.assert_close(ll.log_prob, truth(target, sde, x), rtol=0, atol=1e-5)
+    textbook = log_likelihood(ScoreModel(exact.network, sde, "v"), x)
+    assert float((textbook.log_prob - ll.log_prob).abs().max()) > 0.1
+
+
+def test_t_eps_is_where_the_density_is_had() -> None:
+    target = ring()
+    x = at_start(target, VP, 8)
+    for t in (1e-4, 0.2):
+        ll = log_likelihood(target.score_model(VP), x, t_eps=t, steps=80)
+        torch.testing.assert_close(ll.log_prob, target.log_prob_at(x, t, VP), rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("grid", ["karras", "log_snr", "power"])
+def test_any_grid_serves(grid: str) -> None:
+    target = gaussian()
+    x = at_start(target, VP, 3)
+    model = target.score_model(VP)
+    ll = log_likelihood(model, x, grid=grid, steps=100)
+    # Wherever the steps are, they converge to the same; RK4 with 100 of them, see above.
+    torch.testing.assert_close(ll.log_prob, of_flow(target, VP, x, model.data_std), rtol=0, atol=2e-4)
+
+
+def test_the_users_own_places() -> None:
+    target = gaussian()
+    x = at_start(target, VP, 3)
+    places = torch.linspace(math.sqrt(VP.t_min), 1.0, 31, dtype=torch.float64).square()
+    places[0], places[-1] = VP.t_min, 1.0
+    model = target.score_model(VP)
+    ll = log_likelihood(model, x, grid=places)
+    assert ll.nfe == 120
+    assert torch.equal(ll.log_prob, log_likelihood(model, x, grid=places.flip(0)).log_prob)
+    with pytest.raises(ArgumentError, match="runs from"):
+        log_likelihood(model, x, grid=places[1:])
+
+
+def test_states_of_any_shape() -> None:
+    flat = gaussian(6)
+    shaped = Gaussian(flat.mean.reshape(2, 3), flat.covariance())
+    x = at_start(flat, VP, 4)
+    for divergence in ("exact", "hutchinson"):
+        a = log_likelihood(flat.score_model(VP), x, divergence=divergence, steps=10)
+        b = log_likelihood(shaped.score_model(VP), x.reshape(4, 2, 3), divergence=divergence, steps=10)
+        assert torch.equal(a.log_prob, b.log_prob)
+        assert b.latent.shape == (4, 2, 3)
+        assert (a.dim, b.dim) == (6, 6)
+
+
+def test_float32_states_keep_their_dtype_and_log_probs_are_float64() -> None:
+    target = ring()
+    x = at_start(target, VP, 16)
+    model = target.score_model(VP)
+    wide, narrow = log_likelihood(model, x), log_likelihood(model, x.float())
+    assert narrow.latent.dtype == torch.float32
+    assert narrow.log_prob.dtype == torch.float64
+    # float32 rounding of x = 1 at t_min, 6e-8, against sigma_eps = 0.01 and a density that varies over 0.1.
+    torch.testing.assert_close(narrow.log_prob, wide.log_prob, rtol=0, atol=1e-4)
+
+
+def test_conditions_reach_the_network_and_are_cut_with_the_batch() -> None:
+    means = torch.tensor([[0.0, 0.0], [1.0, -1.0], [-2.0, 0.5]], dtype=torch.float64)
+    each = [Gaussian(m, 0.3) for m in means]
+    network = each[0].score_model(VP)
+
+    def shifted(x: Tensor, t: Tensor, label: Tensor) -> Tensor:
+        """v of N(m, 0.3 I) from that of N(0, 0.3 I): v(x) = v_0(x - alpha m) - sigma m."""
+        a, s = VP.alpha(t[:1]), VP.sigma(t[:1])
+        return network.raw(x - a * means[label], t) - s * means[label]
+
+    model = ScoreModel(shifted, VP, "v", data_std=1.0)
+    label = torch.tensor([2, 0, 1, 1])
+    x = torch.stack([at_start(each[k], VP, 1, seed=i)[0] for i, k in enumerate(label.tolist())])
+    expected = torch.cat([of_flow(each[k], VP, x[i : i + 1], 1.0) for i, k in enumerate(label.tolist())])
+    ll = log_likelihood(model, x, condition={"label": label}, steps=80)
+    torch.testing.assert_close(ll.log_prob, expected, rtol=0, atol=1e-4)  # RK4 with 80 steps
+    again = log_likelihood(model.with_condition(label=label), x, steps=80, chunk=3)
+    assert torch.equal(again.log_prob, ll.log_prob)
+
+
+def test_it_works_under_inference_mode_and_leaves_no_graph() -> None:
+    target = ring()
+    model = target.score_model(VP)
+    x = at_start(target, VP, 3).requires_grad_()
+    expected = log_likelihood(model, x, steps=5)
+    assert not expected.log_prob.requires_grad
+    assert not expected.latent.requires_grad
+    with torch.inference_mode():
+        inner = log_likelihood(model, x.clone(), steps=5)
+    assert torch.equal(inner.log_prob, expected.log_prob)
+
+
+# The probes ----------------------------------------------------------------------------------------------------------
+
+
+def integrated_jacobian(target: Gaussian, sde) -> Tensor:
+    """int J_D du = sum over the axes of C of [u - ln(c + e^{2u})/2] q q^T: (d, d); J_D = C (C + sigma~^2)^{-1}."""
+    values, axes = torch.linalg.eigh(target.covariance())
+    low, high = (-0.5 * float(sde.log_snr(t)) for t in (sde.t_min, sde.t_max))
+
+    def antiderivative(u: float) -> Tensor:
+        return u - 0.5 * torch.log(values + math.exp(2 * u))
+
+    return axes @ torch.diag(antiderivative(high) - antiderivative(low)) @ axes.T
+
+
+@pytest.mark.parametrize("distribution", ["rademacher", "gaussian"])
+def test_fixed_probes_have_the_variance_of_hutchinsons_estimate(distribution: str) -> None:
+    # On a Gaussian, log p is an exact part less v^T M v with a known M; its mean and variance are closed forms.
+    target = gaussian(5)
+    n, probes = 4000, 2
+    x = at_start(target, VP, 1).expand(n, 5)
+    model = target.score_model(VP)
+    exact = log_likelihood(model, x[:1], divergence="exact", steps=20)
+    ll = log_likelihood(
+        model, x, probes=probes, probe_distribution=distribution, probes_along="fixed", steps=20, seed=3
+    )
+    m = integrated_jacobian(target, VP)
+    square = float(m.square().sum())
+    variance = 2 * (square if distribution == "gaussian" else square - float(m.diagonal().square().sum())) / probes
+    assert float(ll.log_prob.var()) == pytest.approx(variance, rel=0.15)  # sd of a variance of 4000: 2 to 5 %
+    bias = float(ll.log_prob.mean() - exact.log_prob[0])
+    assert abs(bias) < 4 * math.sqrt(variance / n)
+    # Calibrated: the mean of the squared standard errors is the variance.
+    assert float(ll.std_error.square().mean()) == pytest.approx(variance, rel=0.15)
+
+
+@pytest.mark.parametrize("distribution", ["rademacher", "gaussian"])
+def test_independent_probes_are_unbiased_and_their_error_is_calibrated(distribution: str) -> None:
+    target = ring()
+    n = 3000
+    x = at_start(target, VP, 1).expand(n, 2)
+    model = target.score_model(VP)
+    exact = float(log_likelihood(model, x[:1], steps=15).log_prob)
+    spread = {}
+    for probes in (2, 8):
+        ll = log_likelihood(model, x, probes=probes, probe_distribution=distribution, steps=15, seed=5)
+        spread[probes] = float(ll.log_prob.std())
+        assert abs(float(ll.log_prob.mean()) - exact) < 4 * spread[probes] / math.sqrt(n)
+        assert float(ll.std_error.square().mean().sqrt()) == pytest.approx(spread[probes], rel=0.1)
+    # The error falls as 1/sqrt(K): a factor of 2, to the 2 % of a standard deviation of 3000.
+    assert spread[2] / spread[8] == pytest.approx(2.0, rel=0.1)
+
+
+def test_independent_probes_beat_fixed_ones_on_a_fixed_grid() -> None:
+    target = ring()
+    x = at_start(target, VP, 400)
+    model = target.score_model(VP)
+    exact = log_likelihood(model, x, steps=30).log_prob
+
+    def error(along: str) -> float:
+        ll = log_likelihood(model, x, probes=1, probes_along=along, steps=30)  # type: ignore[arg-type]
+        return float((ll.log_prob - exact).square().mean().sqrt())
+
+    # METHODS measured 0.99 against 0.27 nats.
+    assert error("fixed") > 2 * error("independent")
+
+
+def test_one_probe_has_no_standard_error() -> None:
+    target = ring()
+    ll = log_likelihood(target.score_model(VP), at_start(target, VP, 3), probes=1, steps=5)
+    assert bool(ll.std_error.isnan().all())
+    assert bool(ll.log_prob.isfinite().all())
+    assert "nan" in str(ll.budget)
+
+
+def test_rademacher_probes_are_exact_for_a_diagonal_jacobian() -> None:
+    target = Gaussian(torch.zeros(4, dtype=torch.float64), torch.tensor([0.1, 0.5, 1.0, 2.0], dtype=torch.float64))
+    x = at_start(target, VP, 3)
+    model = target.score_model(VP)
+    estimated = log_likelihood(model, x, divergence="hutchinson", steps=10)
+    torch.testing.assert_close(estimated.log_prob, log_likelihood(model, x, steps=10).log_prob, rtol=0, atol=1e-12)
+    assert float(estimated.std_error.max()) < 1e-12
+
+
+def test_exact_traces_in_several_rows_at_once() -> None:
+    target = gaussian(5)
+    x = at_start(target, VP, 3)
+    model = target.score_model(VP)
+    one, three = (log_likelihood(model, x, divergence=Exact(rows), steps=10).log_prob for rows in (1, 3))
+    torch.testing.assert_close(three, one, rtol=0, atol=1e-12)  # other orders of the same sums
+
+
+def test_the_divergence_chosen_is_named() -> None:
+    small, large = gaussian(3), Gaussian(torch.zeros(40, dtype=torch.float64), 1.0)
+    x = at_start(small, VP, 2)
+    model = small.score_model(VP)
+    assert log_likelihood(model, x, steps=2).divergence == "Exact(rows=1)"
+    assert log_likelihood(model, x, steps=2, probes=3).divergence == repr(Hutchinson(3, "rademacher", "independent"))
+    ll = log_likelihood(large.score_model(VP), at_start(large, VP, 2), steps=2)
+    assert ll.divergence == repr(Hutchinson(4, "rademacher", "independent"))
+    adaptive = log_likelihood(model, x, solver="scipy:RK45", divergence="hutchinson")
+    assert adaptive.divergence == repr(Hutchinson(4, "rademacher", "fixed"))
+
+
+# Alone, in a batch, beside an outlier, in chunks ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"solver": "rk4", "steps": 8},
+        {"solver": "heun", "steps": 8, "divergence": "hutchinson"},
+        {"solver": "rk4", "steps": 8, "probes_along": "fixed", "probe_distribution": "gaussian"},
+        {"solver": "rk4", "steps": 8, "probes": 2, "integration_error": True},
+        {"solver": "scipy:RK45", "per_sample": True, "divergence": "hutchinson", "rtol": 1e-3, "atol": 1e-3},
+    ],
+    ids=lambda how: f"{how['solver']}-{len(how)}",
+)
+def test_a_sample_is_the_same_alone_in_chunks_and_beside_an_outlier(how) -> None:
+    target = ring()
+    model = target.score_model(VP)
+    x = at_start(target, VP, 7)
+    x[6] = 50.0
+    whole = log_likelihood(model, x, seed=4, **how)
+    chunked = log_likelihood(model, x, seed=4, chunk=3, **how)
+    alone = log_likelihood(model, x[2:3], seed=4, first=2, **how)
+    for name in ("log_prob", "std_error", "latent"):
+        assert torch.equal(getattr(whole, name), getattr(chunked, name)), name
+        assert torch.equal(getattr(whole, name)[2:3], getattr(alone, name)), name
+    for name, value in whole.budget.to_dict().items():
+        other = alone.budget.to_dict()[name]
+        assert (value is None and other is None) or torch.equal(value[2:3], other), name
+    nfe = whole.nfe if isinstance(whole.nfe, int) else int(whole.nfe[2])
+    assert int(alone.nfe) == nfe
+
+
+def test_seeds_and_generators() -> None:
+    target = ring()
+    model = target.score_model(VP)
+    x = at_start(target, VP, 4)
+
+    def of(x: Tensor, **source) -> Tensor:
+        return log_likelihood(model, x, probes=2, steps=4, **source).log_prob
+
+    assert torch.equal(of(x), of(x, seed=0))
+    assert not torch.equal(of(x), of(x, seed=1))
+    assert torch.equal(of(x, seeds=[5, 6, 7, 8])[2:3], of(x[2:3], seeds=[7]))
+    one = torch.Generator().manual_seed(0)
+    first, second = of(x, generator=one), of(x, generator=one)
+    assert not torch.equal(first, second)
+    assert torch.equal(first, of(x, generator=torch.Generator().manual_seed(0)))
+    before = torch.get_rng_state()
+    of(x)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# What it cost --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("solver", "per_step"), [("euler", 1), ("heun", 2), ("rk4", 4)])
+@pytest.mark.parametrize("divergence", ["exact", "hutchinson"])
+def test_one_network_call_an_evaluation(solver: str, per_step: int, divergence: str) -> None:
+    model, network = counting(ring())
+    x = at_start(ring(), VP, 3)
+    ll = log_likelihood(model, x, solver=solver, steps=7, divergence=divergence)
+    assert ll.nfe == 7 * per_step == network.calls
+    network.calls = 0
+    ll = log_likelihood(model, x, solver=solver, steps=7, divergence=divergence, integration_error=True)
+    assert ll.nfe == (7 + 4) * per_step == network.calls  # 7 steps, and 4 over every second place
+    assert model.counter.calls == 0
+    network.calls = 0
+    ll = log_likelihood(model, x, solver=solver, divergence=divergence)
+    assert ll.nfe == 160 == network.calls
+
+
+def test_adaptive_evaluations_and_chunks_are_counted() -> None:
+    model, network = counting(ring())
+    x = at_start(ring(), VP, 4)
+    ll = log_likelihood(model, x, solver="scipy:RK45", rtol=1e-3, atol=1e-3)
+    assert ll.nfe == network.calls
+    network.calls = network.rows = 0
+    ll = log_likelihood(model, x, solver="scipy:RK45", per_sample=True, rtol=1e-3, atol=1e-3)
+    assert isinstance(ll.nfe, Tensor)
+    assert int(ll.nfe.sum()) == network.calls == network.rows
+    network.calls = network.rows = 0
+    ll = log_likelihood(model, x, steps=3, chunk=2)
+    assert (ll.nfe, network.calls, network.rows) == (12, 24, 48)
+
+
+def test_the_last_evaluation_allowed_is_said_to_be_the_last() -> None:
+    target = ring()
+    x = at_start(target, VP, 2)
+    model = target.score_model(VP)
+    ll = log_likelihood(model, x, solver="scipy:RK45", max_nfe=30)
+    assert ll.status == "max_nfe"
+    assert bool(ll.log_prob.isnan().all())
+    x[1] *= 0.1  # one of the two needs fewer steps
+    free = log_likelihood(model, x, solver="scipy:RK45", per_sample=True)
+    assert isinstance(free.nfe, Tensor)
+    limit = int(free.nfe.min())
+    ll = log_likelihood(model, x, solver="scipy:RK45", per_sample=True, max_nfe=limit)
+    assert torch.equal(ll.log_prob.isnan(), free.nfe > limit)
+
+
+def test_progress_changes_no_number(capsys: pytest.CaptureFixture[str]) -> None:
+    target = ring()
+    x = at_start(target, VP, 2)
+    model = target.score_model(VP)
+    shown = log_likelihood(model, x, steps=4, progress=True)
+    assert "rk4" in capsys.readouterr().err
+    assert torch.equal(shown.log_prob, log_likelihood(model, x, steps=4).log_prob)
+
+
+# The budget ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("divergence", ["exact", "hutchinson"])
+def test_the_integration_error_is_that_of_the_coarser_solve(divergence: str) -> None:
+    target = ring()
+    x = at_start(target, VP, 32)
+    model = target.score_model(VP)
+    exact, coarse = (log_likelihood(model, x, divergence="exact", steps=steps).log_prob for steps in (200, 12))
+    ll = log_likelihood(model, x, divergence=divergence, steps=24, integration_error=True)
+    assert ll.budget.integration is not None
+    real = (coarse - exact).abs()
+    # The finer solve's own error is a tenth of it; a random probe sees v^T E v for tr E, of the same size.
+    assert float(ll.budget.integration.mean()) == pytest.approx(float(real.mean()), rel=0.2)
+    # Far below the noise of the probes, which would swamp a difference of two independent estimates.
+    if divergence == "hutchinson":
+        assert float(ll.budget.integration.mean()) < 0.5 * float(ll.std_error.mean())
+    assert log_likelihood(model, x, steps=4).budget.integration is None
+
+
+def test_the_integration_error_of_an_adaptive_solve() -> None:
+    target = ring()
+    x = at_start(target, VP, 8)
+    model = target.score_model(VP)
+    exact = log_likelihood(model, x, steps=200).log_prob
+    loose = log_likelihood(model, x, solver="scipy:RK45", rtol=1e-3, atol=1e-3)
+    ll = log_likelihood(model, x, solver="scipy:RK45", rtol=1e-4, atol=1e-4, integration_error=True)
+    assert ll.budget.integration is not None
+    torch.testing.assert_close(ll.budget.integration, (loose.log_prob - ll.log_prob).abs(), rtol=0, atol=1e-12)
+    assert float(ll.budget.integration.mean()) > float((ll.log_prob - exact).abs().mean())
+
+
+@every_sde
+def test_truncation_is_the_first_order_change_from_the_data(sde) -> None:
+    # On a Gaussian log p_t(x) - log p_0(x) is known, so the estimate's error can be seen to be of second order: it
+    # falls four times as fast as sigma~^2 does (VP and its like), or alpha's departure from 1 (sub-VP, flow).
+    target = gaussian()
+    x = target.sample(6, seed=2, dtype=torch.float64)
+    errors, changes = [], []
+    for t in (4e-4 * sde.t_max, 1e-4 * sde.t_max) if not isinstance(sde, VESDE) else (0.05, 0.0):
+        ll = log_likelihood(target.score_model(sde), x, t_eps=t, steps=2)
+        change = target.log_prob_at(x, t, sde) - target.log_prob(x)
+        errors.append(float((ll.budget.truncation - change).abs().max()))
+        changes.append(float(change.abs().max()))
+    ratio = changes[0] / changes[1]
+    assert errors[0] / errors[1] > 0.7 * ratio**2
+    assert errors[0] < 0.1 * changes[0]
+
+
+@pytest.mark.parametrize("sde", [VESDE(sigma_max=4.0), VPSDE(beta_max=5.0)], ids=repr)
+def test_the_prior_bound_bounds_the_priors_error(sde) -> None:
+    target = GaussianMixture(None, torch.tensor([[-1.5], [1.5]], dtype=torch.float64), 0.04)
+    model = target.score_model(sde)
+    x = at_start(target, sde, 2000)
+    ll = log_likelihood(model, x, steps=40)
+    error = ll.log_prob - truth(target, sde, x)
+    # E[log p_T - log prior] = KL(p_T || prior), from 0 to the bound.
+    kl = float(-error.mean())
+    assert kl + 4 * float(error.std()) / math.sqrt(2000) >= 0
+    assert kl < float(ll.budget.prior.mean())
+    # The bound is E KL(N(alpha_T x_0, sigma_T^2) || prior) = ln(1 + SNR_T data_std^2)/2, by the definition of data_std.
+    expected = 0.5 * math.log1p(model.data_std**2 * math.exp(float(sde.log_snr(sde.t_max))))
+    assert float(ll.budget.prior.mean()) == pytest.approx(expected, rel=0.02)
+
+
+def test_the_budget_prints_a_line_for_each_entry() -> None:
+    target = ring()
+    ll = log_likelihood(target.score_model(VP), at_start(target, VP, 3), steps=4)
+    lines = str(ll.budget).splitlines()
+    assert [line.split()[0] for line in lines] == ["error", "probe", "integration", "truncation", "prior"]
+    assert "integration_error=True" in lines[2]
+    assert "Exact" in repr(ll)
+    assert "nfe=16" in repr(ll)
+
+
+# Units ---------------------------------------------------------------------------------------------------------------
+
+
+def of_log_prob(log_prob: Tensor, dim: int) -> LogLikelihood:
+    target = ring()
+    ll = log_likelihood(target.score_model(VP), at_start(target, VP, len(log_prob)), steps=1)
+    return LogLikelihood(log_prob, ll.std_error, ll.latent, ll.nfe, ll.budget, ll.status, ll.divergence, dim)
+
+
+def test_bits_per_dim_of_a_uniform_density() -> None:
+    # Data uniform on its range in d = 3 has p = (high - low)^-d: 8 bits for 256 levels, 0 for one.
+    ll = of_log_prob(torch.tensor([-3 * math.log(2.0)], dtype=torch.float64), dim=3)
+    assert float(ll.bits_per_dim(data_range=(-1, 1), levels=256)) == pytest.approx(8.0, abs=1e-12)
+    assert float(ll.bits_per_dim(data_range=(-1, 1), levels=16)) == pytest.approx(4.0, abs=1e-12)
+    assert float(ll.bits_per_dim(data_range=(-1.0, 1.0))) == pytest.approx(0.0, abs=1e-12)
+    # The familiar offset of 8-bit data in [-1, 1]: -log2 p/d + 7.
+    zero = of_log_prob(torch.zeros(1, dtype=torch.float64), dim=3)
+    assert float(zero.bits_per_dim(data_range=(-1, 1), levels=256)) == pytest.approx(7.0, abs=1e-12)
+
+
+def test_bits_per_dim_does_not_depend_on_the_units_of_x() -> None:
+    sde = EDMSDE(t_min=1e-3, t_max=5000.0)
+    scale, shift = 3.0, 2.0
+    unit, moved = (Gaussian(torch.full((4,), m, dtype=torch.float64), c) for m, c in ((0.0, 0.25), (shift, 2.25)))
+    x = unit.sample(5, seed=0, dtype=torch.float64)
+    bits = log_likelihood(unit.score_model(sde), x, steps=100).bits_per_dim(data_range=(-1, 1), levels=256)
+    other = log_likelihood(moved.score_model(sde), scale * x + shift, steps=100)
+    # The noise of t_min is 1e-3 in both units, which differ by 3; a prior about 0 misses the shift by 2/5000 of z.
+    torch.testing.assert_close(other.bits_per_dim(data_range=(-1, 5), levels=256), bits, rtol=0, atol=1e-3)
+    closed = (0.5 * (x / 0.5).square() + 0.5 * math.log(2 * math.pi * 0.25)).mean(1) / math.log(2) + 7
+    torch.testing.assert_close(bits, closed, rtol=0, atol=1e-3)
+
+
+def test_the_range_of_the_data_is_never_assumed() -> None:
+    ll = of_log_prob(torch.zeros(1, dtype=torch.float64), dim=3)
+    with pytest.raises(TypeError, match="data_range"):
+        ll.bits_per_dim()  # type: ignore[call-arg]
+    for wrong in ((1, -1), (0, 0), (0, math.inf), 256, (0, 1, 2)):
+        with pytest.raises(ArgumentError, match="data_range"):
+            ll.bits_per_dim(data_range=wrong)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="levels"):
+        ll.bits_per_dim(data_range=(0, 1), levels=0)
+
+
+# Errors --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"divergence": "hutchison"}, UnknownNameError, "did you mean 'hutchinson'"),
+        ({"divergence": 3}, ArgumentError, "divergence"),
+        ({"probes": 0}, ArgumentError, "probes"),
+        ({"probe_distribution": "normal"}, UnknownNameError, "normal"),
+        ({"probes_along": "path"}, UnknownNameError, "path"),
+        ({"divergence": "exact", "probes": 4}, ArgumentError, "hutchinson"),
+        ({"divergence": Hutchinson(2), "probes": 4}, ArgumentError, "probes"),
+        ({"solver": "scipy:RK45", "steps": 10}, ArgumentError, "chooses its own steps"),
+        ({"solver": "scipy:RK45", "grid": "karras"}, ArgumentError, "chooses its own steps"),
+        ({"solver": "scipy:RK45", "probes_along": "independent"}, ArgumentError, "fixed"),
+        ({"solver": "rk4", "rtol": 1e-3}, ArgumentError, "rtol"),
+        ({"solver": "rk4", "variable": "t"}, ArgumentError, "variable"),
+        ({"solver": solvers.RK4(), "variable": "t"}, ArgumentError, "variable"),
+        ({"solver": "euler_maruyama", "steps": 10}, UnsupportedError, "stochastic"),
+        ({"solver": "ddim", "steps": 10}, UnsupportedError, "rk4"),
+        ({"solver": "rk5"}, UnknownNameError, "rk4"),
+        ({"steps": 0}, ArgumentError, "steps"),
+        ({"steps": 1, "integration_error": True}, ArgumentError, "at least 2"),
+        ({"t_eps": 0.0}, ArgumentError, "t_eps"),
+        ({"t_eps": 1.0}, ArgumentError, "t_eps"),
+        ({"t_eps": 2.0}, ArgumentError, "t_eps"),
+        ({"seed": 1, "seeds": [1, 2]}, ArgumentError, "one of seed"),
+        ({"solver": "scipy:RK45", "chunk": 1}, UnsupportedError, "per_sample"),
+    ],
+    ids=str,
+)
+def test_arguments_that_make_no_sense(arguments, error, words: str) -> None:
+    model, network = counting(ring())
+    with pytest.raises(error, match=words):
+        log_likelihood(model, torch.zeros(2, 2), **arguments)
+    assert network.calls == 0
+
+
+def test_states_that_make_no_sense() -> None:
+    model = ring().score_model(VP)
+    with pytest.raises(ShapeError, match=r"\(2,\)"):
+        log_likelihood(model, torch.zeros(4, 3))
+    with pytest.raises(ArgumentError, match="NaN"):
+        log_likelihood(model, torch.tensor([[0.0, math.nan]]))
+    with pytest.raises(ArgumentError, match="floating-point"):
+        log_likelihood(model, torch.zeros(2, 2, dtype=torch.int64))
+    with pytest.raises(ArgumentError, match="ScoreModel"):
+        log_likelihood(lambda x, t: x, torch.zeros(2, 2))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("hidden", [lambda x: x.detach(), torch.zeros_like], ids=["detached", "constant"])
+@pytest.mark.parametrize("divergence", ["exact", "hutchinson"])
+def test_a_network_that_autograd_cannot_see_through(hidden, divergence: str) -> None:
+    weight = torch.ones(2, requires_grad=True)  # a graph, but none that leads to x
+    for network in (lambda x, t: hidden(x), lambda x, t: hidden(x) * weight):
+        with pytest.raises(ArgumentError, match="does not depend on x"):
+            log_likelihood(ScoreModel(network, VP), torch.ones(3, 2), divergence=divergence, steps=2)
+
+
+@pytest.mark.parametrize("solver", ["rk4", "scipy:RK45"])
+def test_a_non_finite_state_names_the_time(solver: str) -> None:
+    def network(x: Tensor, t: Tensor) -> Tensor:
+        bad = (t > 0.5) & (torch.arange(len(x)) == 1)
+        return torch.where(bad[:, None], math.nan, x)
+
+    with pytest.raises(NonFiniteError) as caught:
+        log_likelihood(ScoreModel(network, VP), torch.ones(3, 2), solver=solver)
+    assert caught.value.solver == solver
+    assert caught.value.samples == [1]
+    # t itself, not ln(sigma/alpha): the end of the step (0.25 long in u) in which t passes 0.5.
+    assert 0.49 < caught.value.time < 0.6
