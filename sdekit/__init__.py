@@ -2,6 +2,7 @@
 
 from sdekit import grids, models, noise, sdes, solvers, targets
 from sdekit.dynamics import ODE, ForwardSDE, ProbabilityFlow, ReverseSDE
+from sdekit.experiments.compare import compare
 from sdekit.latents import decode, encode, interpolate
 from sdekit.likelihood import log_likelihood
 from sdekit.models import ScoreModel
@@ -39,6 +40,7 @@ __all__ = [
     "ReverseSDE",
     "ScoreModel",
     "SubVPSDE",
+    "compare",
     "decode",
     "encode",
     "grids",

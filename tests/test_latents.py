@@ -48,7 +48,7 @@ def test_round_trips_on_the_ring(sde) -> None:
 
 def test_a_round_trip_on_the_digits_network() -> None:
     model = bundled.load("digits")
-    x = digits().sample(4, seed=3)
+    x = digits().sample(2, seed=3)
     back = decode(model, encode(model, x))
     assert back.dtype == x.dtype
     torch.testing.assert_close(back, x, rtol=0, atol=1e-3)  # the requirement; measured 4e-6

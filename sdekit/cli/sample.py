@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sdekit.cli.models import HELP, NamedModel, labels, load_model
-from sdekit.cli.output import note, on_terminal, options, print_json
+from sdekit.cli.output import note, on_terminal, options, print_json, use_threads
 from sdekit.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -43,12 +43,14 @@ def sample(
     denoise: Annotated[bool, typer.Option("--denoise", help="End with E[x_0 | x]: one evaluation more.")] = False,
     t_end: Annotated[float | None, typer.Option(help="Where the solve ends [default: t_min of the SDE].")] = None,
     chunk: Annotated[int | None, typer.Option(help="At most so many samples at a time; same result.")] = None,
+    threads: Annotated[int, typer.Option(help="Of torch; the last bits of a network's answers depend on it.")] = 1,
     out: Annotated[Path, typer.Option(help="A file .png, .npz or .safetensors, or a folder for .npz and .png.")] = Path(
         "samples.png"
     ),
     as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
 ) -> None:
     """Draw samples and save them, with seed, solver, grid and version beside them as FILE.json."""
+    use_threads(threads)
     files = _files(out)
     named = load_model(model, sde)
     if files[0].suffix == ".png":

@@ -33,15 +33,21 @@ _INTEGRATES = {"yes": "SDE", "no": "ODE", "by eta": "either"}
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    what = _table("solver", "integrates", "order", "NFE/step", "grid", "what it is")
-    source = _table("solver", "kind", "also called", "needs", "options", "reference")
+    what = _table("solver", "kind", "integrates", "order", "NFE/step", "grid", "also called")
+    source = _table("solver", "what it is", "needs", "options", "reference")
     for row in rows:
         each = "adaptive" if row["adaptive"] else row["evaluations_per_step"]
-        grid = row["default_grid"] or ""
-        kind = _INTEGRATES[row["stochastic"]]
-        what.add_row(row["name"], kind, row["orders"], "varies" if each is None else str(each), grid, row["summary"])
-        lists = (", ".join(row[name]) for name in ("aliases", "needs", "options"))
-        source.add_row(row["name"], row["kind"], *lists, row["reference"])
+        what.add_row(
+            row["name"],
+            row["kind"],
+            _INTEGRATES[row["stochastic"]],
+            row["orders"],
+            "varies" if each is None else str(each),
+            row["default_grid"] or "",
+            ", ".join(row["aliases"]),
+        )
+        needs, options = ", ".join(row["needs"]), ", ".join(row["options"])
+        source.add_row(row["name"], row["summary"], needs, options, row["reference"])
     out = console()
     for table in (what, source):
         out.print(table)
@@ -53,5 +59,5 @@ def _table(*headings: str) -> Table:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     for heading in headings:
-        table.add_column(heading, no_wrap=heading in ("solver", "integrates", "NFE/step", "grid", "kind"))
+        table.add_column(heading, no_wrap=heading in ("solver", "order"), overflow="fold")
     return table

@@ -120,15 +120,19 @@ def log_likelihood(
         model = model.with_condition(**condition)
     with torch.inference_mode(False):
         problem = _Problem(model, x.detach().clone(), span, source, chunk, progress)
-        # A second solve is compared under probes that both share: fixed ones, whose noise drops out of the difference.
-        shared = _shared(trace) if coarse is not None else None
-        end = problem.solve(chosen, places, trace, shared)
-        nfe, integration = end.nfe, None
-        if coarse is not None:
-            again = problem.solve(*coarse, shared or trace, None)
-            fine = end.shared if end.shared is not None else end.log_probs
+        traces = problem.open(trace)
+        if coarse is None:
+            end = problem.solve(chosen, places, traces)
+            nfe, integration = end.nfe, None
+        else:
+            # Two solves are compared under the same fixed probes, so that the probes' noise drops out of the difference.
+            changing = isinstance(trace, Hutchinson) and trace.along == "independent"
+            shared = problem.open(Hutchinson(1, trace.distribution, "fixed")) if changing else traces
+            end = problem.solve(chosen, places, traces, shared if changing else None)
+            again = problem.solve(*coarse, shared)
+            fine = end.log_probs if end.shared is None else end.shared
             integration = column_mean(fine - again.log_probs).abs()
-            nfe = nfe + again.nfe
+            nfe = end.nfe + again.nfe
         std_error = _std_error(end.log_probs, trace)
         return LogLikelihood(
             log_prob=column_mean(end.log_probs),
@@ -172,12 +176,15 @@ class _Problem:
     chunk: int | None
     progress: bool
 
-    def solve(self, solver: Solver, places: Tensor, divergence: Divergence, shared: Divergence | None) -> _End:
-        """One solve over `places`, values of u: its ends for an adaptive solver."""
+    def open(self, divergence: Divergence) -> Traces:
+        """The traces for this state; fixed probes are drawn here."""
+        return divergence.open(tuple(self.x.shape), self.source, dtype=self.x.dtype, device=self.x.device)
+
+    def solve(self, solver: Solver, places: Tensor, columns: Traces, shared: Traces | None = None) -> _End:
+        """One solve over `places`, values of u (its two ends for an adaptive solver), with further traces beside."""
         model, x, sde = self.model, self.x, self.model.sde
         batch, d = x.shape[0], x[0].numel()
-        columns = self._open(divergence)
-        traces = columns if shared is None else JoinedTraces(columns, self._open(shared))
+        traces = columns if shared is None else JoinedTraces(columns, shared)
         truncation = torch.full((batch,), math.nan, dtype=torch.float64, device=x.device)
         flow = AugmentedFlow(model, traces, tuple(x.shape), x.dtype, self.span, truncation)
         start = torch.cat(
@@ -210,22 +217,12 @@ class _Problem:
             status=solution.status,
         )
 
-    def _open(self, divergence: Divergence) -> Traces:
-        return divergence.open(tuple(self.x.shape), self.source, dtype=self.x.dtype, device=self.x.device)
-
 
 def _finished(solution: Solution) -> Tensor:
     """Which samples reached the end: bool (B,)."""
     each = solution.stats.get("status", solution.status)
     statuses = each if isinstance(each, list) else [each] * len(solution.x)
     return torch.tensor([status == "success" for status in statuses], device=solution.x.device)
-
-
-def _shared(trace: Divergence) -> Divergence | None:
-    """Probes that two solves can share beside those of `trace`, where its own change along the path."""
-    if isinstance(trace, Hutchinson) and trace.along == "independent":
-        return Hutchinson(1, trace.distribution, "fixed")
-    return None
 
 
 # What it is worth ----------------------------------------------------------------------------------------------------

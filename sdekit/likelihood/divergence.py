@@ -164,11 +164,11 @@ class _ExactTraces(Traces):
     def __call__(self, out: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         batch, d = x.shape[0], x[0].numel()
         trace = torch.zeros(batch, dtype=torch.float64, device=x.device)
-        unit = torch.eye(d, dtype=x.dtype, device=x.device)
         for i in range(0, d, self._rows):
-            vectors = unit[i : i + self._rows]
-            n = len(vectors)
-            vectors = vectors.reshape(n, 1, *x.shape[1:]).expand(n, *x.shape)
+            n = min(self._rows, d - i)
+            unit = torch.zeros(n, d, dtype=x.dtype, device=x.device)
+            unit.diagonal(i).fill_(1)
+            vectors = unit.reshape(n, 1, *x.shape[1:]).expand(n, *x.shape)
             if n == 1:
                 products = _vector_jacobian(out, x, vectors[0])[None]
             else:

@@ -122,6 +122,6 @@ class LogLikelihood:
             float(torch.sqrt(self.std_error.square().sum()) / len(self.std_error)),
         )
         return (
-            f"LogLikelihood({len(self.log_prob)} samples, mean {mean:.6g} +- {error:.2g} nats, "
+            f"LogLikelihood({len(self.log_prob)} samples, mean {mean:.6g} nats, probe error of the mean {error:.2g}, "
             f"divergence={self.divergence}, nfe={nfe}, status={self.status!r})"
         )
