@@ -131,11 +131,11 @@ def test_scipy_and_rk4_agree() -> None:
     target = ring()
     model = target.score_model(VP)
     x = at_start(target, VP, 6)
-    fixed = log_likelihood(model, x, steps=200)
-    adaptive = log_likelihood(model, x, solver="scipy:DOP853", rtol=1e-8, atol=1e-8)
-    # Two methods of different kinds, each with an error of about 1e-6 nats here.
-    torch.testing.assert_close(adaptive.log_prob, fixed.log_prob, rtol=0, atol=1e-5)
-    torch.testing.assert_close(adaptive.latent, fixed.latent, rtol=0, atol=1e-5)
+    fixed = log_likelihood(model, x, steps=100)
+    adaptive = log_likelihood(model, x, solver="scipy:DOP853", rtol=1e-7, atol=1e-7)
+    # Two methods of different kinds, each with an error of about 1e-5 nats here.
+    torch.testing.assert_close(adaptive.log_prob, fixed.log_prob, rtol=0, atol=1e-4)
+    torch.testing.assert_close(adaptive.latent, fixed.latent, rtol=0, atol=1e-4)
     assert adaptive.status == "success"
 
 
@@ -143,8 +143,8 @@ def test_the_latent_is_where_the_probability_flow_ends() -> None:
     target = ring()
     model = target.score_model(VP)
     x = at_start(target, VP, 6)
-    end = solve(ProbabilityFlow(model), x, t0=VP.t_min, t1=1.0, solver="scipy:DOP853", rtol=1e-9, atol=1e-9).x
-    torch.testing.assert_close(log_likelihood(model, x, steps=200).latent, end, rtol=0, atol=1e-5)
+    end = solve(ProbabilityFlow(model), x, t0=VP.t_min, t1=1.0, solver="scipy:DOP853", rtol=1e-7, atol=1e-7).x
+    torch.testing.assert_close(log_likelihood(model, x, steps=100).latent, end, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("prediction", get_args(Prediction))
@@ -156,7 +156,9 @@ def test_every_prediction_gives_the_same_density(prediction: Prediction) -> None
     )
     x = at_start(target, VP, 3)
     # The same numbers but for float64 rounding, magnified by 1/sigma^2 = 1e4 where the score is what is predicted.
-    torch.testing.assert_close(log_likelihood(model, x).log_prob, log_likelihood(exact, x).log_prob, rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        log_likelihood(model, x, steps=10).log_prob, log_likelihood(exact, x, steps=10).log_prob, rtol=0, atol=1e-9
+    )
 
 
 def test_the_prior_holds_the_data() -> None:
@@ -175,8 +177,8 @@ def test_t_eps_is_where_the_density_is_had() -> None:
     target = ring()
     x = at_start(target, VP, 8)
     for t in (1e-4, 0.2):
-        ll = log_likelihood(target.score_model(VP), x, t_eps=t, steps=80)
-        torch.testing.assert_close(ll.log_prob, target.log_prob_at(x, t, VP), rtol=0, atol=2e-4)
+        ll = log_likelihood(target.score_model(VP), x, t_eps=t, steps=60)
+        torch.testing.assert_close(ll.log_prob, target.log_prob_at(x, t, VP), rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("grid", ["karras", "log_snr", "power"])
@@ -184,9 +186,9 @@ def test_any_grid_serves(grid: str) -> None:
     target = gaussian()
     x = at_start(target, VP, 3)
     model = target.score_model(VP)
-    ll = log_likelihood(model, x, grid=grid, steps=100)
-    # Wherever the steps are, they converge to the same; RK4 with 100 of them, see above.
-    torch.testing.assert_close(ll.log_prob, of_flow(target, VP, x, model.data_std), rtol=0, atol=2e-4)
+    ll = log_likelihood(model, x, grid=grid, steps=60)
+    # Wherever the steps are, they converge to the same; RK4 with 60 of them, measured up to 5e-4 (power).
+    torch.testing.assert_close(ll.log_prob, of_flow(target, VP, x, model.data_std), rtol=0, atol=1e-3)
 
 
 def test_the_users_own_places() -> None:
@@ -239,9 +241,9 @@ def test_conditions_reach_the_network_and_are_cut_with_the_batch() -> None:
     label = torch.tensor([2, 0, 1, 1])
     x = torch.stack([at_start(each[k], VP, 1, seed=i)[0] for i, k in enumerate(label.tolist())])
     expected = torch.cat([of_flow(each[k], VP, x[i : i + 1], 1.0) for i, k in enumerate(label.tolist())])
-    ll = log_likelihood(model, x, condition={"label": label}, steps=80)
-    torch.testing.assert_close(ll.log_prob, expected, rtol=0, atol=1e-4)  # RK4 with 80 steps
-    again = log_likelihood(model.with_condition(label=label), x, steps=80, chunk=3)
+    ll = log_likelihood(model, x, condition={"label": label}, steps=40)
+    torch.testing.assert_close(ll.log_prob, expected, rtol=0, atol=1e-3)  # RK4 with 40 steps
+    again = log_likelihood(model.with_condition(label=label), x, steps=40, chunk=3)
     assert torch.equal(again.log_prob, ll.log_prob)
 
 
@@ -477,20 +479,21 @@ def test_the_integration_error_is_that_of_the_coarser_solve(divergence: str) -> 
     target = ring()
     x = at_start(target, VP, 32)
     model = target.score_model(VP)
-    exact, coarse = (log_likelihood(model, x, divergence="exact", steps=steps).log_prob for steps in (200, 12))
+    exact, coarse = (log_likelihood(model, x, divergence="exact", steps=steps).log_prob for steps in (100, 12))
     ll = log_likelihood(model, x, divergence=divergence, steps=24, integration_error=True)
     assert ll.budget.integration is not None
     real = (coarse - exact).abs()
-    # The finer solve's own error is a tenth of it; a random probe sees v^T E v for tr E, of the same size.
-    assert float(ll.budget.integration.mean()) == pytest.approx(float(real.mean()), rel=0.2)
+    # The finer solve's own error is a tenth of it; four random probes see the mean of v^T E v for tr E.
+    tolerance = 0.2 if divergence == "exact" else 0.4
+    assert float(ll.budget.integration.mean()) == pytest.approx(float(real.mean()), rel=tolerance)
     # Far below the noise of the probes, which would swamp a difference of two independent estimates.
     if divergence == "hutchinson":
         assert float(ll.budget.integration.mean()) < 0.5 * float(ll.std_error.mean())
         drawn = log_likelihood(
-            model, x, probes=2, steps=24, integration_error=True, generator=torch.Generator().manual_seed(1)
+            model, x, probes=4, steps=24, integration_error=True, generator=torch.Generator().manual_seed(1)
         )
         assert drawn.budget.integration is not None
-        assert float(drawn.budget.integration.mean()) == pytest.approx(float(real.mean()), rel=0.2)
+        assert float(drawn.budget.integration.mean()) == pytest.approx(float(real.mean()), rel=tolerance)
     assert log_likelihood(model, x, steps=4).budget.integration is None
 
 
@@ -574,8 +577,8 @@ def test_bits_per_dim_does_not_depend_on_the_units_of_x() -> None:
     scale, shift = 3.0, 2.0
     unit, moved = (Gaussian(torch.full((4,), m, dtype=torch.float64), c) for m, c in ((0.0, 0.25), (shift, 2.25)))
     x = unit.sample(5, seed=0, dtype=torch.float64)
-    bits = log_likelihood(unit.score_model(sde), x, steps=100).bits_per_dim(data_range=(-1, 1), levels=256)
-    other = log_likelihood(moved.score_model(sde), scale * x + shift, steps=100)
+    bits = log_likelihood(unit.score_model(sde), x, steps=60).bits_per_dim(data_range=(-1, 1), levels=256)
+    other = log_likelihood(moved.score_model(sde), scale * x + shift, steps=60)
     # The noise of t_min is 1e-3 in both units, which differ by 3; a prior about 0 misses the shift by 2/5000 of z.
     torch.testing.assert_close(other.bits_per_dim(data_range=(-1, 5), levels=256), bits, rtol=0, atol=1e-3)
     closed = (0.5 * (x / 0.5).square() + 0.5 * math.log(2 * math.pi * 0.25)).mean(1) / math.log(2) + 7

@@ -90,7 +90,7 @@ def log_likelihood(
         t_eps: where the density is asked for; `t_min` of the SDE unless given.
         condition: keyword arguments for every network call; batch-first tensors are cut with the batch.
         integration_error: solve once more, coarser, for `budget.integration`; half as many evaluations again, or for an
-            adaptive solver nearly as many.
+            adaptive solver nearly as many; and with independent probes as many fixed ones beside them in both.
         seed: of the probes: every sample its own stream, keyed by (seed, first + index); 0 unless one of seed, seeds
             and generator is given.
         seeds, generator, first, chunk, progress: as in `sample`; chunks change no result.
@@ -125,10 +125,10 @@ def log_likelihood(
             end = problem.solve(chosen, places, traces)
             nfe, integration = end.nfe, None
         else:
-            # Two solves are compared under the same fixed probes, so that the probes' noise drops out of the difference.
-            changing = isinstance(trace, Hutchinson) and trace.along == "independent"
-            shared = problem.open(Hutchinson(1, trace.distribution, "fixed")) if changing else traces
-            end = problem.solve(chosen, places, traces, shared if changing else None)
+            # Two solves are compared under the same fixed probes: their noise then drops out of the difference.
+            fixed = _fixed(trace)
+            shared = traces if fixed is None else problem.open(fixed)
+            end = problem.solve(chosen, places, traces, None if fixed is None else shared)
             again = problem.solve(*coarse, shared)
             fine = end.log_probs if end.shared is None else end.shared
             integration = column_mean(fine - again.log_probs).abs()
@@ -223,6 +223,13 @@ def _finished(solution: Solution) -> Tensor:
     each = solution.stats.get("status", solution.status)
     statuses = each if isinstance(each, list) else [each] * len(solution.x)
     return torch.tensor([status == "success" for status in statuses], device=solution.x.device)
+
+
+def _fixed(trace: Divergence) -> Divergence | None:
+    """As many fixed probes, for a trace whose probes change along the path and so cannot serve two solves; or None."""
+    if isinstance(trace, Hutchinson) and trace.along == "independent":
+        return Hutchinson(trace.probes, trace.distribution, "fixed")
+    return None
 
 
 # What it is worth ----------------------------------------------------------------------------------------------------

@@ -32,8 +32,8 @@ class Budget:
         probe: one standard error of log_prob from the random probes: sd/sqrt(K) over K independent sets. 0 with the
             exact divergence, NaN with one probe, whose spread is not known.
         integration: |log p - log p'|, where log p' comes from half the steps (an adaptive solver: ten times rtol and
-            atol), with the same probe held fixed in both so that its noise drops out. This estimates the error of the
-            coarser solve: for a method of order k it is about 2^k times that of the finer one.
+            atol), with the same probes held fixed in both so that their noise drops out. This estimates the error of
+            the coarser solve: for a method of order k it is about 2^k times that of the finer one.
         truncation: log p_{t_eps}(x) - log p_0(x), what is due to the density being that of the data with the noise of
             t_eps still in it. To first order in t, from the first evaluation,
             -ln(alpha)(d + x.s) + (|eps|^2 - (d - tr J_D))/2,   s = -eps/sigma;

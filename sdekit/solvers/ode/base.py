@@ -35,7 +35,7 @@ class ExplicitRungeKutta(StepSolver):
     nodes: ClassVar[tuple[float, ...]]
     coefficients: ClassVar[tuple[tuple[float, ...], ...]]
     weights: ClassVar[tuple[float, ...]]
-    default_grid = "karras"
+    default_grid = "log_snr"
 
     def __post_init__(self) -> None:
         if self.variable not in ("sigma", "t"):
