@@ -77,10 +77,10 @@ def test_the_density_of_a_gaussian_is_exact_under_every_sde(sde) -> None:
     target = gaussian()
     model = target.score_model(sde)
     x = at_start(target, sde, 5)
-    ll = log_likelihood(model, x, steps=80)
-    # RK4 with h up to 0.17 (flow: 13.8 units of u), so h^4 = 9e-4; measured 2e-4 (flow) and below.
-    torch.testing.assert_close(ll.log_prob, of_flow(target, sde, x, model.data_std), rtol=0, atol=3e-4)
-    torch.testing.assert_close(ll.latent, target.flow_map(x, sde.t_min, sde.t_max, sde), rtol=1e-4, atol=1e-4)
+    ll = log_likelihood(model, x, steps=60)
+    # RK4 with h up to 0.23 (flow: 13.8 units of u), so h^4 = 3e-3; measured 5e-4 (flow) and below.
+    torch.testing.assert_close(ll.log_prob, of_flow(target, sde, x, model.data_std), rtol=0, atol=1e-3)
+    torch.testing.assert_close(ll.latent, target.flow_map(x, sde.t_min, sde.t_max, sde), rtol=1e-3, atol=1e-3)
     assert torch.equal(ll.std_error, torch.zeros(5, dtype=torch.float64))
 
 
@@ -108,12 +108,12 @@ def test_the_density_of_the_ring(sde) -> None:
 
 
 def test_the_density_of_the_digits() -> None:
-    # 64 dimensions, exact trace: measured 0.027 nats at 160 evaluations, 0.024 of them digits against the prior at T.
+    # 64 dimensions, exact trace: measured 0.05 nats at 120 evaluations, 0.024 of them digits against the prior at T.
     target = digits()
     x = at_start(target, VP, 1)
-    ll = log_likelihood(target.score_model(VP), x, divergence="exact")
-    assert ll.nfe == 160
-    assert float((ll.log_prob - truth(target, VP, x)).abs().max()) < 0.06
+    ll = log_likelihood(target.score_model(VP), x, divergence="exact", steps=30)
+    assert ll.nfe == 120
+    assert float((ll.log_prob - truth(target, VP, x)).abs().max()) < 0.15
 
 
 def test_one_dimension_integrates_to_one_whatever_the_network_knows() -> None:

@@ -25,7 +25,6 @@ from sdekit.experiments.session import CellDone, Record, Session
 from sdekit.experiments.statistics import Interval, Statistic, mean_with_ci, paired_difference, pareto_front
 from sdekit.experiments.storage import CellStore, check_writable, write_atomically
 from sdekit.models import ScoreModel
-from sdekit.solvers import Solver
 from sdekit.targets import Target
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ def compare(
     reference: Target | Mapping[str, Target] | None = None,
     metrics: Sequence[str | Metric] | Mapping[str, Sequence[str | Metric]] | None = None,
     n: int | Mapping[str, int] = 500,
-    tolerances: Sequence[float] = (1e-1, 1e-2, 1e-3),
+    tolerances: Sequence[float] = (1e-1, 1e-2, 1e-4),
     t_end: float | None = None,
     reference_n: int = 2000,
     flow_steps: int = 75,
@@ -59,6 +58,7 @@ def compare(
     device: torch.device | str = "cpu",
     progress: bool = False,
     callback: Callable[[CellDone], None] | None = None,
+    note: str = "",
 ) -> Report:
     """Run every solver on every model, at every budget and seed, and measure the samples.
 
@@ -88,6 +88,7 @@ def compare(
         device: where the models live.
         progress: show a bar on the error stream.
         callback: called with a CellDone after each cell; what it raises ends the comparison, finished cells kept.
+        note: what a reader of the report should know besides its settings.
 
     Raises:
         ArgumentError, ShapeError, UnknownNameError: for input that makes no sense, or a folder that cannot be written
@@ -112,7 +113,7 @@ def compare(
     )
     session = Session(plan, None if out is None else CellStore(out))
     session.run(workers, progress, callback)
-    return Report(plan, session, None if out is None else Path(out))
+    return Report(plan, session, None if out is None else Path(out), note)
 
 
 @final
@@ -128,8 +129,8 @@ class Report:
         settings: what was asked for, as JSON values.
     """
 
-    def __init__(self, plan: Plan, session: Session, folder: Path | None) -> None:
-        self._plan, self._session, self._folder = plan, session, folder
+    def __init__(self, plan: Plan, session: Session, folder: Path | None, note: str) -> None:
+        self._plan, self._session, self._folder, self._note = plan, session, folder, note
 
     @functools.cached_property
     def table(self) -> pd.DataFrame:
@@ -166,6 +167,7 @@ class Report:
             "flow_reference": f"rk4, {plan.flow_steps} steps, {4 * plan.flow_steps} evaluations",
             "floor_repeats": plan.floor_repeats,
             "device": str(plan.device),
+            **({"note": self._note} if self._note else {}),
         }
 
     def pareto(self, cost: str = "nfe") -> pd.DataFrame:
@@ -207,10 +209,14 @@ class Report:
         from sdekit.experiments.plots import error_against_nfe, error_against_seconds
 
         frame, kinds = self._measured(), tuple(self._kinds().values())
-        return {
+        figures = {
             "Error against network evaluations": error_against_nfe(frame, kinds),
             "Error against seconds": error_against_seconds(frame, kinds),
         }
+        for figure in figures.values():
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")  # laid out once, not again for each file
+        return figures
 
     def sheets(self) -> dict[str, Image.Image]:
         """Samples of every solver at its largest budget (or least tolerance), the first ones of the first seed.
@@ -235,7 +241,7 @@ class Report:
 
         Returns:
             The folder: report.html, results.csv, results.parquet, by_seed.csv, by_seed.parquet, settings.json,
-            error_against_nfe.png and .svg, error_against_seconds.png and .svg, sheets/.
+            error_against_nfe.png and .svg, error_against_seconds.png, sheets/.
 
         Raises:
             ArgumentError: if there is no folder, or it cannot be written to.
@@ -253,9 +259,10 @@ class Report:
         record = provenance(self.settings)
         write_atomically(path / "settings.json", (json.dumps(record, indent=2) + "\n").encode())
         figures, sheets = self.figures(), self.sheets()
-        for name, figure in zip(("error_against_nfe", "error_against_seconds"), figures.values(), strict=True):
-            figure.savefig(path / f"{name}.png", metadata={"Software": None})
-            figure.savefig(path / f"{name}.svg", metadata={"Date": None})
+        against_nfe, against_seconds = figures.values()
+        against_nfe.savefig(path / "error_against_nfe.png")
+        against_nfe.savefig(path / "error_against_nfe.svg", metadata={"Date": None})
+        against_seconds.savefig(path / "error_against_seconds.png")
         for caption, image in sheets.items():
             save_png(image, path / "sheets" / f"{_file_name(caption)}.png", {"sdekit": versions()["sdekit"]})
         shown = {**self.settings, "created": record["created"]}
@@ -379,7 +386,10 @@ class Report:
     def _settings_of(self, label: str) -> dict[str, Any]:
         contender = self._plan.contenders[label]
         solver = contender.at()
-        what = {"solver": repr(solver)} if isinstance(solver, Solver) else {"loop": solver.reference or "a function"}
+        if isinstance(solver, Loop):
+            what = {"loop": solver.reference or "a function"}
+        else:
+            what = {"solver": f"{solver.name} at each tolerance" if contender.takes_tolerance else repr(solver)}
         return {**what, **{name: str(value) for name, value in contender.sampling.items()}}
 
     def _sheets(self) -> Iterator[tuple[str, Image.Image]]:

@@ -91,7 +91,8 @@ class _SingleStream(_TorchStream):
     """Draws up to 16 steps in one call where that gives the very numbers that as many calls would give.
 
     torch fills contiguous float32 CPU tensors of 16 or more numbers in groups of 16, so a fill of several draws equals
-    the draws one by one if each is a multiple of 16 long. Never more is drawn than the solve said it needs.
+    the draws one by one if each is a multiple of 16 long. Nothing is drawn that was not asked for: a solve that a
+    callback ends, or `stop`, leaves the generator where a loop that breaks would.
     """
 
     def __init__(
@@ -109,12 +110,9 @@ class _SingleStream(_TorchStream):
         size = math.prod(shape)
         whole = dtype == torch.float32 and self._source_device.type == "cpu" and size % 16 == 0
         self._ahead = max(1, min(ahead, _AHEAD_ELEMENTS // size, draws or 1)) if whole else 1
-        self._left = draws
         self._drawn = torch.empty(self._ahead, *shape, dtype=dtype, device=self._source_device)
         self._views = list(self._drawn.unbind(0))
         self._moved = None if self._source_device == device else torch.empty(shape, dtype=dtype, device=device)
-        self._ready = 0
-        self._place = 0
         self._scales: Tensor | None = None
         self._deviations: list[float] | None = None
         if scales is not None and self._ahead == 1:
@@ -124,32 +122,21 @@ class _SingleStream(_TorchStream):
             self._scales = scale.reshape(-1, *([1] * len(shape)))
 
     def next(self, t: float, s: float) -> Tensor:
-        if self._place == self._ready:
-            self._fill()
-        z = self._views[self._place]
-        self._place += 1
-        self.position += 1
+        z = self._draw(1)[0]
         return z if self._moved is None else self._moved.copy_(z)
 
     def ahead(self, at: Sequence[float], after: Sequence[float], start: int, stop: int) -> list[Tensor]:
         if self._moved is not None:
             return [self.next(at[start], after[start])]
-        if self._place == self._ready:
-            self._fill()
-        draws = self._views[self._place : min(self._ready, self._place + stop - start)]
-        self._place += len(draws)
-        self.position += len(draws)
-        return draws
+        return self._draw(min(self._ahead, stop - start))
 
-    def _fill(self) -> None:
-        count = 1 if self._left is None else max(1, min(self._ahead, self._left))
+    def _draw(self, count: int) -> list[Tensor]:
         deviation = 1.0 if self._deviations is None else self._deviations[self.position]
         drawn = self._drawn[:count].normal_(0.0, deviation, generator=self._generator)
         if self._scales is not None:
             drawn.mul_(self._scales[self.position : self.position + count])
-        self._ready, self._place = count, 0
-        if self._left is not None:
-            self._left -= count
+        self.position += count
+        return self._views[:count]
 
 
 @final
