@@ -29,6 +29,10 @@ class OneStepPath(torchsde.BaseBrownian):  # type: ignore[misc]
             )
         return (self._w, self._u) if return_U else self._w
 
+    def forget(self) -> None:
+        """Let go of W and U. torchsde's srk object refers to itself, and would keep them till a garbage collection."""
+        self._w, self._u = self._w.new_empty(0), None
+
     @property
     def dtype(self) -> torch.dtype:
         return self._w.dtype

@@ -146,6 +146,7 @@ class _TorchsdeStepper(Stepper):
                 extra=self._method == "reversible_heun",
                 extra_solver_state=self._extra,
             )
+            path.forget()
             if self._method == "reversible_heun":
                 states, self._extra = result
             else:
