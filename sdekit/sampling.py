@@ -18,8 +18,9 @@ from sdekit.grids import Custom, Grid, check_monotone, make_grid
 from sdekit.models.score import ScoreModel
 from sdekit.noise import NoiseSource, noise_source
 from sdekit.sdes import AbstractSDE, DiffusionSDE
-from sdekit.solvers.base import FixedStepSolver, Observers, Problem, Solver, StepInfo
+from sdekit.solvers.base import Observers, Problem, Solver, StepInfo
 from sdekit.solvers.catalogue import get
+from sdekit.solvers.fixed_step import FixedStepSolver
 from sdekit.solvers.solution import Solution, SolveState, Status
 
 __all__ = ["sample", "solve"]

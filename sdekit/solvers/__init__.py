@@ -1,6 +1,6 @@
 """Solvers: how a state is moved along dynamics. Choose by name (`names`, `get`) or by class."""
 
-from sdekit.solvers.base import AdaptiveSolver, FixedStepSolver, HandState, Observers, Problem, Solver, StepInfo
+from sdekit.solvers.base import AdaptiveSolver, Observers, Problem, Solver, StepInfo
 from sdekit.solvers.bridges.scipy_ode import ScipyODE
 from sdekit.solvers.bridges.torchsde_steps import TorchsdeSDE
 from sdekit.solvers.catalogue import Entry, describe, entries, get, names, register, resolve
@@ -9,6 +9,7 @@ from sdekit.solvers.diffusion.ancestral import Ancestral
 from sdekit.solvers.diffusion.base import TableSolver
 from sdekit.solvers.diffusion.ddim import DDIM
 from sdekit.solvers.diffusion.reverse_diffusion import ReverseDiffusion
+from sdekit.solvers.fixed_step import FixedStepSolver, HandState
 from sdekit.solvers.ode.euler import Euler
 from sdekit.solvers.ode.heun import Heun
 from sdekit.solvers.ode.rk4 import RK4

@@ -13,16 +13,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, final
 
-import torch
 from torch import Tensor
 
 from sdekit.dynamics import Dynamics
-from sdekit.errors import ArgumentError, UnsupportedError
+from sdekit.errors import UnsupportedError
 from sdekit.noise import NoiseSource
 from sdekit.sdes import Calculus
 from sdekit.solvers.solution import Solution, SolveState
 
-__all__ = ["AdaptiveSolver", "FixedStepSolver", "Observers", "Problem", "Solver", "StepInfo", "Stepper"]
+__all__ = ["AdaptiveSolver", "Observers", "Problem", "Solver", "StepInfo", "Stepper"]
 
 Kind = Literal["step", "table", "bridge", "composition"]
 
@@ -186,85 +185,6 @@ class Stepper(abc.ABC):
     @abc.abstractmethod
     def replayable(self) -> bool:
         """Whether steps can be made again from an earlier state with the same noise."""
-
-
-class FixedStepSolver(Solver):
-    """A solver that steps where its grid says. Subclasses make a Stepper; the one loop drives it."""
-
-    @abc.abstractmethod
-    def stepper(self, problem: Problem) -> Stepper:
-        """The stepper for a problem that `check` has passed."""
-
-    def integrate(
-        self,
-        problem: Problem,
-        observers: Observers | None = None,
-        *,
-        resume: SolveState | None = None,
-        stop: int | None = None,
-    ) -> Solution:
-        """Solve; from `resume` (a state of the same problem) where given, and to the end of step `stop` where given."""
-        from sdekit.solvers.loop import run_fixed
-
-        self.check(problem.dynamics)
-        return run_fixed(self, problem, observers or Observers(), resume=resume, stop=stop)
-
-    def init(self, problem: Problem) -> HandState:
-        """The state before the first step, to be moved by `step`."""
-        from sdekit.solvers.loop import snapshot
-
-        self.check(problem.dynamics)
-        dynamics = problem.dynamics.counted()
-        stepper = self.stepper(Problem(dynamics, problem.x, problem.times, problem.noise, problem.last_noise))
-        return HandState(snapshot(stepper, 0, 0), stepper, dynamics)
-
-    def step(self, state: HandState) -> HandState:
-        """The state one step on. The state given stays as it is.
-
-        Raises:
-            ArgumentError: if the solve is at its end.
-            UnsupportedError: if `state` is not the latest one, and its noise cannot be drawn again.
-        """
-        from sdekit.solvers.loop import snapshot
-
-        k, stepper = state.value.step, state.stepper
-        if k + 1 >= len(stepper.times):
-            raise ArgumentError(f"the solve is at its end, after step {k}; there is no step {k + 1}.")
-        stepper.restore(state.value)
-        calls = state.dynamics.counter.calls
-        with torch.no_grad():
-            stepper.advance(k, k + 1)
-        nfe = state.value.nfe + state.dynamics.counter.calls - calls
-        return HandState(snapshot(stepper, k + 1, nfe), stepper, state.dynamics)
-
-
-@final
-@dataclass(frozen=True)
-class HandState:
-    """A solve in the user's hands: `value` is plain and can be saved; `x`, `t` and `nfe` are read from it."""
-
-    value: SolveState
-    stepper: Stepper
-    dynamics: Dynamics
-
-    @property
-    def x(self) -> Tensor:
-        """The state, (B, *)."""
-        return self.value.x
-
-    @property
-    def t(self) -> float:
-        """The time reached."""
-        return self.value.t
-
-    @property
-    def nfe(self) -> int:
-        """Evaluations so far."""
-        return self.value.nfe
-
-    def at(self, value: SolveState) -> HandState:
-        """The same solve at another saved state."""
-        return HandState(value, self.stepper, self.dynamics)
 
 
 class AdaptiveSolver(Solver):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, final
 
 from sdekit.errors import ArgumentError, UnknownNameError
-from sdekit.solvers.base import FixedStepSolver, Solver
+from sdekit.solvers.base import Solver
 from sdekit.solvers.bridges.scipy_ode import METHODS as SCIPY_METHODS
 from sdekit.solvers.bridges.scipy_ode import ScipyODE
 from sdekit.solvers.bridges.torchsde_steps import METHODS as TORCHSDE_METHODS
@@ -19,6 +19,7 @@ from sdekit.solvers.correctors import CORRECTORS, Corrector
 from sdekit.solvers.diffusion.ancestral import Ancestral
 from sdekit.solvers.diffusion.ddim import DDIM
 from sdekit.solvers.diffusion.reverse_diffusion import ReverseDiffusion
+from sdekit.solvers.fixed_step import FixedStepSolver
 from sdekit.solvers.ode.euler import Euler
 from sdekit.solvers.ode.heun import Heun
 from sdekit.solvers.ode.rk4 import RK4

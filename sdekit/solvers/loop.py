@@ -7,12 +7,13 @@ state found non-finite at a stride's end is replayed step by step from the strid
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from sdekit.errors import ArgumentError, NonFiniteError
-from sdekit.solvers.base import FixedStepSolver, Observers, Problem, StepInfo, Stepper
+from sdekit.solvers.base import Observers, Problem, StepInfo, Stepper
 from sdekit.solvers.progress import progress_bar
 from sdekit.solvers.solution import Solution, SolveState, first_bad_samples
 
@@ -34,21 +35,22 @@ def is_finite(x: Tensor) -> bool:
 
 
 def run_fixed(
-    solver: FixedStepSolver,
+    name: str,
+    make: Callable[[Problem], Stepper],
     problem: Problem,
     observers: Observers,
     *,
     resume: SolveState | None = None,
     stop: int | None = None,
 ) -> Solution:
-    """Drive the solver's stepper over the problem's grid, from `resume` and to the end of step `stop` where given."""
+    """Drive the stepper of `make` over the problem's grid, from `resume` and to the end of step `stop` where given."""
     dynamics = problem.dynamics.counted()
     steps = len(problem.times) - 1
     last = steps if stop is None else stop
     first = 0 if resume is None else resume.step
     if not first <= last <= steps:
         raise ArgumentError(f"stop must be from {first} to {steps} here, got {stop!r}.")
-    stepper = solver.stepper(Problem(dynamics, problem.x, problem.times, problem.noise, problem.last_noise))
+    stepper = make(Problem(dynamics, problem.x, problem.times, problem.noise, problem.last_noise))
     if resume is not None:
         _check_resume(resume, problem)
         stepper.restore(resume)
@@ -59,7 +61,7 @@ def run_fixed(
     stopped = False
     k = first
     guard = torch.no_grad if dynamics.needs_autograd else torch.inference_mode
-    with progress_bar(observers.progress, total=steps, initial=first, name=solver.name) as bar:
+    with progress_bar(observers.progress, total=steps, initial=first, name=name) as bar:
         while k < last and not stopped:
             ahead = k + 1 if each else min(last, k + _STRIDE)
             begin = snapshot(stepper, k, dynamics.counter.calls) if stepper.replayable and ahead > k + 1 else None
@@ -67,7 +69,7 @@ def run_fixed(
                 stepper.advance(k, ahead)
                 finite = is_finite(stepper.x)
             if not finite:
-                raise _non_finite(solver.name, stepper, begin, k, ahead, dynamics.needs_autograd)
+                raise _non_finite(name, stepper, begin, k, ahead, dynamics.needs_autograd)
             k = ahead
             bar.update(k - bar.n)
             if observers.callback is not None:

@@ -12,10 +12,11 @@ from sdekit.dynamics import Dynamics, ProbabilityFlow, ReverseSDE
 from sdekit.errors import ArgumentError, UnsupportedError
 from sdekit.models.score import ScoreModel
 from sdekit.noise import NoiseStream
-from sdekit.solvers.base import FixedStepSolver, Problem, Stepper
+from sdekit.solvers.base import Problem, Stepper
 from sdekit.solvers.correctors import CORRECTORS, Corrector, Langevin
 from sdekit.solvers.diffusion.base import require_falling
 from sdekit.solvers.diffusion.reverse_diffusion import ReverseDiffusion
+from sdekit.solvers.fixed_step import FixedStepSolver
 from sdekit.solvers.solution import SolveState
 
 __all__ = ["PredictorCorrector"]

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from sdekit.dynamics import Dynamics
 from sdekit.noise import NoiseStream
-from sdekit.solvers.base import FixedStepSolver, Problem, Stepper
+from sdekit.solvers.base import Problem, Stepper
+from sdekit.solvers.fixed_step import FixedStepSolver
 from sdekit.solvers.solution import SolveState
 
 __all__ = ["StepSolver", "StepStepper", "apply_diffusion"]

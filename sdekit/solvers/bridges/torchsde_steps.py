@@ -12,8 +12,9 @@ from torch import Tensor
 from sdekit.dynamics import Dynamics, ReverseSDE
 from sdekit.errors import UnknownNameError, UnsupportedError
 from sdekit.sdes import Calculus
-from sdekit.solvers.base import FixedStepSolver, Problem, Stepper
+from sdekit.solvers.base import Problem, Stepper
 from sdekit.solvers.diffusion.base import require_falling
+from sdekit.solvers.fixed_step import FixedStepSolver
 from sdekit.solvers.solution import SolveState
 
 __all__ = ["METHODS", "TorchsdeSDE"]

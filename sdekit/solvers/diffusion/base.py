@@ -11,8 +11,10 @@ from torch import Tensor
 from sdekit.dynamics import Dynamics, ReverseSDE
 from sdekit.errors import UnsupportedError
 from sdekit.sdes import DiffusionSDE
-from sdekit.solvers.base import FixedStepSolver, Problem, Stepper
-from sdekit.solvers.table import Table, TableStepper
+from sdekit.solvers.base import Problem, Stepper
+from sdekit.solvers.fixed_step import FixedStepSolver
+from sdekit.solvers.table import Table
+from sdekit.solvers.table_stepper import TableStepper
 
 __all__ = ["TableSolver", "Transition", "require_falling", "table_stepper"]
 

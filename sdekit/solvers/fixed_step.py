@@ -1,0 +1,91 @@
+"""Fixed-step solvers: they step where their grid says, driven by the one loop or by hand."""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from sdekit.dynamics import Dynamics
+from sdekit.errors import ArgumentError
+from sdekit.solvers.base import Observers, Problem, Solver, Stepper
+from sdekit.solvers.loop import run_fixed, snapshot
+from sdekit.solvers.solution import Solution, SolveState
+
+__all__ = ["FixedStepSolver", "HandState"]
+
+
+@final
+@dataclass(frozen=True)
+class HandState:
+    """A solve in the user's hands: `value` is plain and can be saved; `x`, `t` and `nfe` are read from it."""
+
+    value: SolveState
+    stepper: Stepper
+    dynamics: Dynamics
+
+    @property
+    def x(self) -> Tensor:
+        """The state, (B, *)."""
+        return self.value.x
+
+    @property
+    def t(self) -> float:
+        """The time reached."""
+        return self.value.t
+
+    @property
+    def nfe(self) -> int:
+        """Evaluations so far."""
+        return self.value.nfe
+
+    def at(self, value: SolveState) -> HandState:
+        """The same solve at another saved state."""
+        return HandState(value, self.stepper, self.dynamics)
+
+
+class FixedStepSolver(Solver):
+    """A solver that steps where its grid says. Subclasses make a Stepper; the one loop drives it."""
+
+    @abc.abstractmethod
+    def stepper(self, problem: Problem) -> Stepper:
+        """The stepper for a problem that `check` has passed."""
+
+    def integrate(
+        self,
+        problem: Problem,
+        observers: Observers | None = None,
+        *,
+        resume: SolveState | None = None,
+        stop: int | None = None,
+    ) -> Solution:
+        """Solve; from `resume` (a state of the same problem) where given, and to the end of step `stop` where given."""
+        self.check(problem.dynamics)
+        return run_fixed(self.name, self.stepper, problem, observers or Observers(), resume=resume, stop=stop)
+
+    def init(self, problem: Problem) -> HandState:
+        """The state before the first step, to be moved by `step`."""
+        self.check(problem.dynamics)
+        dynamics = problem.dynamics.counted()
+        stepper = self.stepper(Problem(dynamics, problem.x, problem.times, problem.noise, problem.last_noise))
+        return HandState(snapshot(stepper, 0, 0), stepper, dynamics)
+
+    def step(self, state: HandState) -> HandState:
+        """The state one step on. The state given stays as it is.
+
+        Raises:
+            ArgumentError: if the solve is at its end.
+            UnsupportedError: if `state` is not the latest one, and its noise cannot be drawn again.
+        """
+        k, stepper = state.value.step, state.stepper
+        if k + 1 >= len(stepper.times):
+            raise ArgumentError(f"the solve is at its end, after step {k}; there is no step {k + 1}.")
+        stepper.restore(state.value)
+        calls = state.dynamics.counter.calls
+        with torch.no_grad():
+            stepper.advance(k, k + 1)
+        nfe = state.value.nfe + state.dynamics.counter.calls - calls
+        return HandState(snapshot(stepper, k + 1, nfe), stepper, state.dynamics)
