@@ -1,15 +1,14 @@
 """The log-likelihood of points on a ring of eight Gaussians, with its standard error, beside the exact density."""
 
 import sdekit as sk
-from sdekit.likelihood import log_likelihood
 
 target = sk.targets.ring()
 model = target.score_model(sk.VPSDE())
 x = target.sample(6, seed=0)
 
 exact = target.log_prob(x)
-traced = log_likelihood(model, x, divergence="exact")
-estimated = log_likelihood(model, x, divergence="hutchinson", probes=8, seed=0)
+traced = sk.log_likelihood(model, x, divergence="exact")
+estimated = sk.log_likelihood(model, x, divergence="hutchinson", probes=8, seed=0)
 
 print(f"{traced.nfe} evaluations a sample; nats")
 print("  exact   trace  8 probes +- error")

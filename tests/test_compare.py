@@ -131,11 +131,12 @@ def test_adaptive_solvers_run_at_each_tolerance_and_report_what_they_counted():
 
 def test_tolerances_with_equal_counts_do_not_break_the_report(tmp_path):
     """1e-4 and 1.0001e-4 take the same steps: both stay in the table, and the page shows one."""
-    report = small(solvers=["scipy:RK45"], tolerances=[1.0001e-4, 1e-4])
-    assert report.table["nfe"].nunique() == 1
-    assert len(report.table) == 2 * 2
+    report = small(solvers=["scipy:RK45", "ddim"], tolerances=[1.0001e-4, 1e-4])
+    rows = report.table[report.table["solver"] == "scipy:RK45"]
+    assert rows["nfe"].nunique() == 1
+    assert len(rows) == 2 * 2
     report.save(tmp_path)
-    assert len(report.pareto()) == 2
+    assert set(report.pareto().query("solver == 'scipy:RK45'")["tolerance"]) <= {1e-4}
 
 
 def test_a_perfect_sampler_is_at_the_floor_and_a_bad_one_is_not():
@@ -224,15 +225,15 @@ def test_pareto_front():
 
 def test_a_run_that_fails_is_a_row_and_not_an_error(tmp_path):
     solvers = [("explode", evaluating(lambda model, x, steps, seed: x / 0 if seed == 1 else x)), "ddim"]
-    report = small(solvers=solvers, nfe=[6], out=tmp_path)
-    failed, fine = report.table[report.table["metric"] == "energy_distance"].to_dict("records")
+    report = small(solvers=solvers, out=tmp_path)
+    failed, _, fine, _ = report.table[report.table["metric"] == "energy_distance"].to_dict("records")
     assert math.isnan(failed["value"])
     assert (failed["failed"], fine["failed"]) == (1, 0)
     assert np.isfinite(fine["value"])
     assert "NaN" in report.by_seed.query("solver == 'explode' and seed == 1")["status"].iloc[0]
     with pytest.raises(ArgumentError, match="NaN"):
         report.difference("explode", "ddim", nfe=6)
-    again = small(solvers=solvers, nfe=[6], out=tmp_path, callback=never)
+    again = small(solvers=solvers, out=tmp_path, callback=never)
     assert_same(again, report)
     assert (report.save() / "report.html").read_text().count("failed") > 0
 
@@ -523,14 +524,14 @@ def test_fingerprints_are_equal_in_another_process():
     code = f"""
 import sys, torch, sdekit as sk
 from sdekit.experiments.fingerprint import fingerprint
-print(fingerprint([{made}, sk.targets.digits().log_prob]))
+print(fingerprint([{made}, sk.targets.moons().log_prob]))
 """
     here = fingerprint(
         [
             sk.models.load("digits").with_condition(y=torch.arange(3)),
             {"c", "a", "b"},
             sk.solvers.get("pc"),
-            sk.targets.digits().log_prob,
+            sk.targets.moons().log_prob,
         ]
     )
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)

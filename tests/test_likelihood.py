@@ -12,8 +12,9 @@ from torch import Tensor
 from sdekit import solvers
 from sdekit.dynamics import ProbabilityFlow
 from sdekit.errors import ArgumentError, NonFiniteError, ShapeError, UnknownNameError, UnsupportedError
-from sdekit.likelihood import Exact, Hutchinson, LogLikelihood, log_likelihood
+from sdekit.likelihood import AugmentedFlow, Exact, Hutchinson, LogLikelihood, log_likelihood
 from sdekit.models import Prediction, ScoreModel
+from sdekit.noise import KeyedNoise
 from sdekit.sampling import solve
 from sdekit.sdes import DIFFUSION_SDES, EDMSDE, VESDE, VPSDE, CustomDiffusionSDE
 from sdekit.targets import Gaussian, GaussianMixture, digits, ring
@@ -360,6 +361,19 @@ def test_the_divergence_chosen_is_named() -> None:
     assert ll.divergence == repr(Hutchinson(4, "rademacher", "independent"))
     adaptive = log_likelihood(model, x, solver="scipy:RK45", divergence="hutchinson")
     assert adaptive.divergence == repr(Hutchinson(4, "rademacher", "fixed"))
+
+
+def test_the_augmented_flow_draws_the_same_probes_in_a_second_solve() -> None:
+    target = ring()
+    x = at_start(target, VP, 3)
+    traces = Hutchinson(2, along="independent").open((3, 2), KeyedNoise(0), dtype=x.dtype, device=x.device)
+    flow = AugmentedFlow(target.score_model(VP), traces, (3, 2), x.dtype, (VP.t_min, 1.0), torch.zeros(3))
+    start = torch.cat([x, torch.zeros(3, 2)], 1)
+    first, second = (solve(flow, start, t0=-4.0, t1=4.0, solver="rk4", steps=4) for _ in range(2))
+    assert torch.equal(first.x, second.x)
+    assert (first.nfe, second.nfe) == (16, 16)
+    with pytest.raises(ArgumentError, match="ODE"):
+        flow.diffusion(start, torch.tensor(0.0))
 
 
 # Alone, in a batch, beside an outlier, in chunks ---------------------------------------------------------------------

@@ -74,7 +74,7 @@ def likelihood(
     """Log-likelihood along the probability flow: the mean with its standard error, and a table of all samples."""
     if (data_range is None) != (levels is None):
         raise ArgumentError("bits/dim need both --data-range LOW,HIGH and --levels; give both or neither.")
-    span = None if data_range is None else numbers("--data-range", data_range)
+    span = None if data_range is None else _pair(numbers("--data-range", data_range))
     _check_out(out)
     use_threads(threads)
     named = load_model(model, sde)
@@ -193,13 +193,18 @@ def _read(path: Path) -> Tensor:
 
 
 def _table(
-    model: NamedModel, source: str, x: Tensor, found: LogLikelihood, span: list[float] | None, levels: int | None
+    model: NamedModel,
+    source: str,
+    x: Tensor,
+    found: LogLikelihood,
+    span: tuple[float, float] | None,
+    levels: int | None,
 ) -> pd.DataFrame:
     import pandas as pd
 
     columns: dict[str, Any] = {"log_prob": found.log_prob.numpy(), "std_error": found.std_error.numpy()}
     if span is not None and levels is not None:
-        columns["bits_per_dim"] = found.bits_per_dim(data_range=_pair(span), levels=levels).numpy()
+        columns["bits_per_dim"] = found.bits_per_dim(data_range=span, levels=levels).numpy()
     if model.target is not None and source == "exact":
         columns["exact_log_prob"] = model.target.log_prob(x).numpy()
     for name, error in found.budget.to_dict().items():

@@ -23,6 +23,7 @@ def train(
     weighting: Annotated[str | None, typer.Option(help="Of the loss over time: simple or likelihood.")] = None,
     time_sampling: Annotated[str | None, typer.Option(help="How times are drawn: uniform or importance.")] = None,
     batch_size: Annotated[int, typer.Option(help="Images a step.")] = 128,
+    recognised: Annotated[int, typer.Option(help="Digits to generate for the recognition accuracy at the end.")] = 1000,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures of the trained model as JSON.")] = False,
 ) -> None:
@@ -37,6 +38,7 @@ def train(
         seed=seed,
         steps=steps,
         batch_size=batch_size,
+        recognised=recognised,
         resume=resume,
         progress=on_terminal(),
         **{name: value for name, value in given.items() if value is not None},

@@ -70,7 +70,7 @@ class AugmentedFlow(Dynamics):
         state, u, sde, kind = x, t, self._model.sde, self._model.prediction
         time = self.time(u)
         alpha = _column(sde.alpha(time))
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.enable_grad():
             d = state.shape[1] - self._traces.columns
             point = (alpha * state[:, :d]).to(self._dtype).reshape(-1, *self._sample_shape).detach().requires_grad_()
             out = self._model.raw(point, self._model.labels(time, point))

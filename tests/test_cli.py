@@ -1,0 +1,374 @@
+"""The command line: what it prints, what it writes, how it fails, and a comparison killed in the middle."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from typer.testing import CliRunner
+
+import sdekit as sk
+from sdekit.cli.main import app
+from sdekit.cli.output import options
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """The commands set torch's threads, as a process of their own may."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def sdekit(*arguments, code=0):
+    """Run a command in this process: its output and error streams."""
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.stdout + result.stderr
+    return result.stdout, result.stderr
+
+
+def process(*arguments):
+    """The command line of a process of its own."""
+    return [sys.executable, "-m", "sdekit", *(str(a) for a in arguments)]
+
+
+def run(*arguments, code=0):
+    """Run a command as a process, its streams being pipes."""
+    done = subprocess.run(process(*arguments), capture_output=True, text=True, timeout=120)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout, done.stderr
+
+
+# solvers -------------------------------------------------------------------------------------------------------------
+
+
+def test_solvers_as_json_lists_every_name():
+    out, err = run("solvers", "--json")
+    rows = json.loads(out)
+    assert [row["name"] for row in rows] == sk.solvers.names()
+    assert all(row["reference"] and row["summary"] for row in rows)
+    assert err == ""
+
+
+def test_solvers_as_a_table():
+    out, _ = sdekit("solvers")
+    assert all(name in out for name in sk.solvers.names())
+    assert "strong 0.5, weak 1" in out
+
+
+@pytest.mark.parametrize("command", [[], ["solvers"], ["sample"], ["likelihood"], ["compare"], ["train"]])
+def test_help(command):
+    out, _ = sdekit(*command, "--help")
+    assert "Usage" in out
+
+
+def test_version():
+    assert sdekit("--version")[0] == f"sdekit {sk.__version__}\n"
+
+
+# sample --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", ["png", "npz", "safetensors"])
+def test_samples_are_those_of_the_api_and_reproducible(tmp_path, ending):
+    arguments = ["--model", "ring", "--solver", "ddim", "--option", "eta=0.5", "--steps", 7, "--seed", 3, "-n", 12]
+    paths = [tmp_path / f"{name}.{ending}" for name in "ab"]
+    for path in paths:
+        sdekit("sample", *arguments, "--grid", "karras", "--out", path)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+    model = sk.targets.ring().score_model(sk.VPSDE())
+    x = sk.sample(model, 12, "ddim", steps=7, seed=3, grid="karras", eta=0.5).x
+    if ending == "npz":
+        with np.load(paths[0]) as file:
+            assert np.array_equal(file["samples"], x.numpy())
+    elif ending == "safetensors":
+        with safe_open(paths[0], "pt") as file:
+            assert torch.equal(file.get_tensor("samples"), x)
+            assert json.loads(file.metadata()["sdekit"])["settings"]["seed"] == 3
+    else:
+        with Image.open(paths[0]) as image:
+            assert json.loads(image.text["sdekit"])["settings"]["seed"] == 3
+
+    beside = json.loads((tmp_path / f"a.{ending}.json").read_text())
+    settings = beside["settings"]
+    assert (settings["seed"], settings["solver"], settings["grid"]) == (3, "ddim", "karras")
+    assert (settings["steps"], settings["options"], settings["n"]) == (7, {"eta": 0.5}, 12)
+    assert settings["sde"] == {"type": "VPSDE", "beta_min": 0.1, "beta_max": 20.0, "t_min": 1e-3}
+    assert beside["versions"]["sdekit"] == sk.__version__
+    assert beside["results"]["nfe"] == 7
+    assert beside["created"].endswith("+00:00")
+
+
+def test_digits_by_label_into_a_folder(tmp_path):
+    out = tmp_path / "new" / "folder"
+    arguments = ["--model", "digits", "--steps", 4, "-n", 20, "--label", "each", "--denoise", "--t-end", 0.01]
+    words, _ = sdekit("sample", *arguments, "--chunk", 7, "--out", out, "--json")
+    assert sorted(p.name for p in out.iterdir()) == [
+        "samples.npz",
+        "samples.npz.json",
+        "samples.png",
+        "samples.png.json",
+    ]
+    said = json.loads(words)
+    assert said["results"]["nfe"] == 5  # four steps and the denoised end
+    with np.load(out / "samples.npz") as file:
+        assert file["labels"].tolist() == list(range(10)) * 2
+        labels = torch.arange(20) % 10
+        x = sk.sample(
+            sk.models.load("digits"),
+            20,
+            "ddim",
+            steps=4,
+            seed=0,
+            denoise=True,
+            t_end=0.01,
+            condition={"y": labels},
+        ).x
+        # A network's rounding may differ between a chunk and the whole batch.
+        assert np.allclose(file["samples"], x.numpy(), atol=1e-4)
+    # Ten digits a row, two rows, 48 pixels and 2 between.
+    with Image.open(out / "samples.png") as image:
+        assert image.size == (10 * 50 + 2, 2 * 50 + 2)
+
+
+def test_adaptive_solvers_take_tolerances_and_another_sde(tmp_path):
+    out = tmp_path / "a.npz"
+    arguments = ["--model", "moons", "--sde", "edm", "--solver", "scipy:RK45", "--option", "rtol=1e-3", "-n", 8]
+    said = json.loads(sdekit("sample", *arguments, "--out", out, "--json")[0])
+    assert said["settings"]["options"]["rtol"] == 1e-3
+    assert said["settings"]["steps"] is None
+    assert said["results"]["nfe"] > 10
+
+
+def test_a_run_that_ends_early_says_so(tmp_path):
+    arguments = ["--model", "ring", "--solver", "scipy:RK45", "--option", "max_nfe=10", "-n", 8]
+    _, err = sdekit("sample", *arguments, "--out", tmp_path / "a.npz", code=1)
+    assert "max_nfe" in err
+
+
+# likelihood ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet", "json"])
+def test_likelihood_of_an_exact_target(tmp_path, ending):
+    out = tmp_path / f"ll.{ending}"
+    arguments = ["--model", "ring", "-n", 20, "--solver", "rk4", "--steps", 80, "--divergence", "exact"]
+    words, _ = sdekit("likelihood", *arguments, "--seed", 5, "--out", out)
+    table = {"csv": pd.read_csv, "parquet": pd.read_parquet, "json": pd.read_json}[ending](out)
+    assert len(table) == 20
+    # RK4 with 320 evaluations, at t_min instead of 0: a few thousandths of a nat, the truncation's first order known.
+    corrected = table["log_prob"] - table["truncation_error"]
+    assert np.allclose(corrected, table["exact_log_prob"], atol=0.02)
+    ring = sk.targets.ring()
+    assert np.allclose(table["exact_log_prob"], ring.log_prob(ring.sample(20, seed=5)).numpy(), atol=1e-12)
+    assert f"{table['log_prob'].mean():.4f} ± {table['log_prob'].std() / math.sqrt(20):.4f}" in words
+    beside = json.loads((tmp_path / f"ll.{ending}.json").read_text())
+    assert beside["settings"]["steps"] == 80
+    assert beside["results"]["nfe"] == 320
+
+
+def test_likelihood_of_a_file_in_bits_per_dim(tmp_path):
+    x = sk.targets.ring().sample(6, seed=1)
+    np.savez(tmp_path / "data.npz", x.numpy())
+    arguments = ["--model", "ring", "--data", tmp_path / "data.npz", "-n", 5, "--probes", 2, "--steps", 10]
+    said = json.loads(sdekit("likelihood", *arguments, "--data-range", "-3,3", "--levels", 12, "--json")[0])["results"]
+    expected = sk.log_likelihood(
+        sk.targets.ring().score_model(sk.VPSDE()), x[:5], steps=10, divergence="hutchinson", probes=2, seed=0
+    )
+    assert said["log_prob"]["mean"] == pytest.approx(float(expected.log_prob.mean()), rel=1e-12)
+    # -log2 p/d - log2 w with w = 6/12.
+    bits = -float(expected.log_prob.mean()) / (2 * math.log(2)) + 1
+    assert said["bits_per_dim"]["mean"] == pytest.approx(bits, rel=1e-12)
+    assert said["largest_std_error"] > 0
+
+
+def test_likelihood_of_samples_that_sample_wrote(tmp_path):
+    sdekit("sample", "--model", "digits", "-n", 2, "--steps", 3, "--label", 7, "--out", tmp_path / "a.safetensors")
+    arguments = ["--data", tmp_path / "a.safetensors", "--steps", 2, "--probes", 1, "--label", 7]
+    said = json.loads(sdekit("likelihood", *arguments, "--json")[0])
+    assert math.isfinite(said["results"]["log_prob"]["mean"])
+    held_out = json.loads(sdekit("likelihood", "-n", 2, "--steps", 2, "--probes", 1, "--json")[0])
+    assert held_out["settings"]["data"] == "held-out"
+
+
+# compare -------------------------------------------------------------------------------------------------------------
+
+TINY = ["--models", "ring,moons", "--solvers", "ddim,diffusers:step_pred", "--nfe", "5,10", "--seeds", 1, "-n", 64]
+
+
+def test_compare_writes_its_folder_and_prints_its_rows(tmp_path):
+    out, err = sdekit("compare", *TINY, "--out", tmp_path)
+    assert "moons: log-density gap" in out
+    assert "ring: energy distance" in out
+    assert "diffusers:step_pred" in out
+    assert "noise floor" in out
+    assert "report.html" in err
+    expected = {"report.html", "results.csv", "results.parquet", "settings.json", "error_against_nfe.png", "sheets"}
+    assert expected <= {p.name for p in tmp_path.iterdir()}
+    # Again: nothing is computed, and the rows as JSON are those of the file.
+    cells = {p: p.stat().st_mtime_ns for p in (tmp_path / "cells").iterdir()}
+    rows = json.loads(sdekit("compare", *TINY, "--out", tmp_path, "--json")[0])
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "cells").iterdir()} == cells
+    frame = pd.read_parquet(tmp_path / "results.parquet")
+    assert [row["value"] for row in rows] == frame["value"].tolist()
+    assert {row["tolerance"] for row in rows} == {None}
+    assert set(frame["metric"]) == {"energy_distance", "flow_error", "log_density_gap"}
+    note = json.loads((tmp_path / "settings.json").read_text())["settings"]
+    assert note["seeds"] == [0]
+
+
+def test_compare_measures_networks_against_real_digits(tmp_path):
+    arguments = ["--models", "digits", "--solvers", "ddim,heun", "--nfe", "4,6", "--seeds", 2, "--seed", 4, "-n", 8]
+    sdekit("compare", *arguments, "--out", tmp_path)
+    settings = json.loads((tmp_path / "settings.json").read_text())["settings"]
+    assert settings["seeds"] == [4, 5]
+    assert settings["models"]["digits"]["condition"] == ["y"]
+    assert "1797 digits" in settings["note"]
+
+
+SLOW = ["--models", "digits:exact", "--solvers", "ddim,heun,ancestral", "--nfe", "20,40", "--seeds", 2, "-n", 300]
+
+
+def started(folder, enough):
+    """A comparison in a process of its own, once it has kept so many cells."""
+    arguments = process("compare", *SLOW, "--workers", 1, "--out", folder)
+    child = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 100
+    while time.monotonic() < deadline and child.poll() is None:
+        if len(list(folder.glob("cells/*.safetensors"))) >= enough:
+            return child
+        time.sleep(0.01)
+    child.kill()
+    raise AssertionError(f"the comparison ended or hung: {child.communicate()}")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_compare_interrupted_and_killed_goes_on_with_the_same_command(tmp_path):
+    # Six files come before the cells: two floors for each of two seeds, and two reference flows.
+    child = started(tmp_path, enough=8)
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert "The same command goes on from there." in err
+    assert "Traceback" not in err
+    kept = {p: p.read_bytes() for p in tmp_path.glob("cells/*.safetensors")}
+    assert not (tmp_path / "report.html").exists()
+
+    child = started(tmp_path, enough=len(kept) + 2)
+    child.kill()
+    child.communicate(timeout=60)
+    after = {p: p.read_bytes() for p in tmp_path.glob("cells/*.safetensors")}
+    assert len(after) > len(kept)
+
+    sdekit("compare", *SLOW, "--workers", 1, "--out", tmp_path)
+    # What was kept was read and not written anew.
+    final = {p: p.read_bytes() for p in tmp_path.glob("cells/*.safetensors")}
+    assert all(final[p] == content for p, content in after.items())
+    target = sk.targets.digits()
+    undisturbed = sk.compare(
+        {"digits:exact": target.score_model(sk.VPSDE())},
+        solvers=["ddim", "heun", "ancestral"],
+        nfe=[20, 40],
+        seeds=2,
+        reference=target,
+        metrics=["energy_distance", "flow_error", "log_density_gap"],
+        n=300,
+    ).table
+    found = pd.read_parquet(tmp_path / "results.parquet")
+    pd.testing.assert_frame_equal(found.drop(columns="seconds"), undisturbed.drop(columns="seconds"), check_exact=True)
+
+
+# train ---------------------------------------------------------------------------------------------------------------
+
+
+def test_train_resume_and_use(tmp_path):
+    folder = tmp_path / "model"
+    tiny = ["train", "digits", "--out", folder, "--steps", 2, "--batch-size", 8, "--recognised", 4]
+    said = json.loads(sdekit(*tiny, "--json")[0])
+    assert said["results"]["generated_recognised"] in (0, 0.25, 0.5, 0.75, 1)
+    weights = (folder / "digits.safetensors").read_bytes()
+    _, err = sdekit(*tiny, code=2)
+    assert err.startswith("sdekit: ")
+    sdekit(*tiny, "--resume")
+    assert (folder / "digits.safetensors").read_bytes() == weights
+    arguments = ["--model", folder, "--steps", 2, "-n", 2, "--out", tmp_path / "a.npz"]
+    sdekit("sample", *arguments)
+    _, err = sdekit("compare", "--models", folder, "--out", tmp_path / "c", code=2)
+    assert "--reference" in err
+
+
+# Mistakes ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_error_of_a_process_is_one_line_and_code_2(tmp_path):
+    out, err = run("sample", "--solver", "dimm", "--out", tmp_path / "a.png", code=2)
+    assert out == ""
+    assert err.startswith("sdekit: unknown solver 'dimm'; did you mean 'ddim'?")
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sample", "--out", "a.jpg"], ".png, .npz, .safetensors"),
+        (["sample", "--model", "digts"], "did you mean 'digits'"),
+        (["sample", "--model", "digits", "--sde", "ve"], "trained under"),
+        (["sample", "--model", "ring", "--sde", "vee"], "unknown SDE"),
+        (["sample", "--model", "ring", "--label", "3"], "no classes"),
+        (["sample", "--label", "10"], "from 0 to 9"),
+        (["sample", "--option", "eta"], "key=value"),
+        (["sample", "--option", "eta=0", "--option", "eta=1"], "given twice"),
+        (["sample", "--option", "etta=1"], "no option 'etta'"),
+        (["sample", "--solver", "scipy:RK45", "--steps", "3"], "takes no steps"),
+        (["sample", "--grid", "karas"], "did you mean 'karras'"),
+        (["sample", "-n", "0"], "at least 1"),
+        (["sample", "--threads", "0"], "--threads"),
+        (["likelihood", "--levels", "17"], "both --data-range"),
+        (["likelihood", "--data-range", "-1", "--levels", "17"], "two numbers"),
+        (["likelihood", "--out", "a.txt"], ".csv, .parquet, .json"),
+        (["likelihood", "--data", "nothing.npz"], "no file"),
+        (["likelihood", "--data", "exact"], "no exact target"),
+        (["likelihood", "--model", "ring", "--data", "held-out"], "do not fit"),
+        (["likelihood", "-n", "297"], "296 held-out digits"),
+        (["compare", "--nfe", "5,x"], "--nfe takes integers"),
+        (["compare", "--models", ","], "--models is empty"),
+        (["compare", "--models", "ring", "--solvers", "rk4", "--nfe", "3"], "needs 4 evaluations"),
+        (["compare", "--seeds", "0"], "seeds"),
+        (["train", "cifar"], "unknown model to train"),
+        (["train", "digits", "--weighting", "best"], "weighting"),
+        (["sample", "--nonsense"], "No such option"),
+        (["smaple"], "No such command"),
+    ],
+)
+def test_mistakes_are_named(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    out, err = sdekit(*arguments, code=2)
+    assert message in err
+    assert "Traceback" not in err
+    assert out == ""
+
+
+def test_options_are_typed():
+    assert options(["a=1", "b=1e-3", "c=true", "d=none", "e=x=y", "f=-2"]) == {
+        "a": 1,
+        "b": 1e-3,
+        "c": True,
+        "d": None,
+        "e": "x=y",
+        "f": -2,
+    }
