@@ -62,13 +62,18 @@ class NonFiniteError(SdekitError, ArithmeticError):
     """
 
     def __init__(self, solver: str, step: int, time: float, samples: list[int], since: int | None = None) -> None:
-        self.solver, self.step, self.time, self.samples = solver, step, time, samples
+        self.solver, self.step, self.time, self.samples, self.since = solver, step, time, samples, since
         where = f"step {step}" if since is None or since == step else f"one of the steps {since} to {step}"
         shown = ", ".join(map(str, samples[:8])) + (", …" if len(samples) > 8 else "")
         super().__init__(
             f"solver {solver!r} reached a non-finite state at {where} (t = {time:.6g}), in sample(s) {shown}. "
             "Check that the network is finite there, or take more steps or a smaller tolerance."
         )
+
+    def moved(self, first: int = 0, time: float | None = None) -> NonFiniteError:
+        """The same error with its samples counted from `first`, or at another clock's time."""
+        samples = [first + i for i in self.samples]
+        return NonFiniteError(self.solver, self.step, self.time if time is None else time, samples, self.since)
 
 
 def closest_name(given: str, known: Iterable[str]) -> str | None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sdekit._tensors import check_positive_integer, check_shape, check_state
 from sdekit.dynamics import Dynamics, ProbabilityFlow, ReverseSDE, as_dynamics
-from sdekit.errors import ArgumentError, ShapeError, UnsupportedError
+from sdekit.errors import ArgumentError, NonFiniteError, ShapeError, UnsupportedError
 from sdekit.grids import Custom, Grid, check_monotone, make_grid
 from sdekit.models.score import ScoreModel
 from sdekit.noise import NoiseSource, noise_source
@@ -356,14 +356,18 @@ def _integrate(
         return solver.integrate(problem, observers, resume=resume, stop=stop)
     if size >= batch:
         return solver.integrate(problem, observers)
-    parts = []
+    parts: list[Solution] = []
     for a in range(0, batch, size):
         b = min(batch, a + size)
         part = problem.dynamics.part(a, b, batch)
         noise = problem.noise.part(a, b, batch)
-        parts.append(
-            solver.integrate(Problem(part, problem.x[a:b], problem.times, noise, problem.last_noise), observers)
-        )
+        try:
+            solution = solver.integrate(
+                Problem(part, problem.x[a:b], problem.times, noise, problem.last_noise), observers
+            )
+        except NonFiniteError as error:
+            raise error.moved(first=a) from None
+        parts.append(solution)
     return _join(parts)
 
 

@@ -51,7 +51,7 @@ def compare(
     tolerances: Sequence[float] = (1e-1, 1e-2, 1e-4),
     t_end: float | None = None,
     reference_n: int = 2000,
-    flow_steps: int = 75,
+    flow_steps: int = 50,
     floor_repeats: int = 100,
     out: str | Path | None = None,
     workers: int = 1,

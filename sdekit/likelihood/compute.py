@@ -201,7 +201,7 @@ class _Problem:
             solution = solve(flow, start, solver=solver, chunk=self.chunk, progress=self.progress, **where)
         except NonFiniteError as error:
             time = float(flow.time(torch.tensor(error.time, dtype=torch.float64)))
-            raise NonFiniteError(error.solver, error.step, time, error.samples) from None
+            raise error.moved(time=time) from None
         end = float(sde.alpha(self.span[1])) * solution.x[:, :d]
         prior = sde.prior_log_prob(end, t=self.span[1], data_std=model.data_std)
         growth = d * math.log(float(sde.sigma(self.span[1])) / float(sde.sigma(self.span[0])))

@@ -75,14 +75,12 @@ class TorchsdeSDE(FixedStepSolver):
     def evaluations_per_step(self) -> int:  # type: ignore[override]
         return _EVALUATIONS[self.method]
 
+    @property
+    def calculus(self) -> tuple[Calculus, ...]:  # type: ignore[override]
+        return METHODS[self.method]
+
     def check(self, dynamics: Dynamics) -> None:
         super().check(dynamics)
-        served = METHODS[self.method]
-        if dynamics.noise != "additive" and dynamics.calculus not in served:
-            raise UnsupportedError(
-                f"solver {self.name!r} converges to the {' and '.join(served)} solution; {dynamics!r} is read in the "
-                f"{dynamics.calculus} sense. Rewrite the drift, or take a method of that calculus."
-            )
         if dynamics.noise == "general" and self.method in ("milstein", "srk"):
             raise UnsupportedError(f"solver {self.name!r} serves no general (matrix) noise; 'torchsde:euler' does.")
 
