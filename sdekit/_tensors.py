@@ -19,6 +19,7 @@ __all__ = [
     "check_shape",
     "check_state",
     "expand_right",
+    "is_finite",
     "per_sample_norm",
     "per_sample_rms",
 ]
@@ -87,6 +88,11 @@ def check_shape(shape: object) -> tuple[int, ...]:
     return tuple(int(n) for n in shape)
 
 
+def is_finite(x: Tensor) -> bool:
+    """Whether every entry of x is finite, by one reduction where it is."""
+    return math.isfinite(float(x.sum())) or bool(torch.isfinite(x).all())
+
+
 def check_state(name: str, x: object) -> Tensor:
     """`x` as a floating-point tensor of shape (B, *) with finite entries, or an error that names it."""
     if not isinstance(x, Tensor):
@@ -95,6 +101,6 @@ def check_state(name: str, x: object) -> Tensor:
         raise ArgumentError(f"{name} must be a floating-point tensor, got {x.dtype}; call {name}.float() first.")
     if x.ndim == 0 or x.numel() == 0:
         raise ShapeError(f"{name} must have shape (B, *) with at least one element, got {tuple(x.shape)}.")
-    if not bool(torch.isfinite(x).all()):
+    if not is_finite(x):
         raise ArgumentError(f"{name} holds NaN or infinite values; every entry must be finite.")
     return x

@@ -296,10 +296,10 @@ def test_torchsde_in_either_direction_and_on_any_grid(method):
     # dx = -x dt backwards from 1 to 0 grows by e; with no noise to speak of the grid decides the rest.
     sde = sk.SDE(lambda x, t: -x, 1e-12, noise="additive")
     x = torch.ones(1, 1, dtype=torch.float64)
-    places = (torch.arange(401, dtype=torch.float64) / 400) ** 2
+    places = (torch.arange(201, dtype=torch.float64) / 200) ** 2
     for times, expected in ((places, math.exp(-1.0)), (places.flip(0), math.exp(1.0))):
         out = sk.solve(sde, x, solver=f"torchsde:{method}", grid=times, seed=0)
-        assert float(out.x) == pytest.approx(expected, rel=5e-3)  # Euler's at 400 steps: h/2
+        assert float(out.x) == pytest.approx(expected, rel=1e-2)  # Euler's at 200 steps: h, twice as long at the end
 
 
 @pytest.mark.parametrize("method", TORCHSDE)
@@ -335,10 +335,9 @@ def test_no_crash_at_interval_ends(method):
 
 def test_a_hundred_thousand_steps():
     sde = sk.SDE(lambda x, t: torch.zeros_like(x), 1.0, noise="additive")
-    for times in (torch.linspace(0.0, 1.0, 100_001, dtype=torch.float64),):
-        out = sk.solve(sde, torch.zeros(1, 1), solver="euler_maruyama", grid=times, seed=0)
-        assert out.nfe == 100_000
-        assert abs(float(out.x)) < 5  # N(0, 1)
+    out = sk.solve(sde, torch.zeros(1, 1), t0=0.0, t1=1.0, solver="euler_maruyama", steps=100_000, seed=0)
+    assert out.nfe == 100_000
+    assert abs(float(out.x)) < 5  # N(0, 1)
 
 
 def test_the_path_answers_only_for_its_own_step():

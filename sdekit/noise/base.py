@@ -7,7 +7,7 @@ hands out draw after draw and knows its position, so that a solve can be saved, 
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -19,9 +19,13 @@ Purpose = Literal["prior", "steps", "corrector", "probes"]
 
 
 class NoiseStream(abc.ABC):
-    """Draws z_0, z_1, … of one shape, each of independent N(0, 1) entries."""
+    """Draws z_0, z_1, … of one shape, each of independent N(0, 1) entries.
+
+    `several` says whether `ahead` makes several draws at once; where it does not, `each` is the cheaper.
+    """
 
     seekable: bool
+    several: bool = False
     position: int = 0
 
     @abc.abstractmethod
@@ -30,6 +34,11 @@ class NoiseStream(abc.ABC):
 
         The tensor may be overwritten by the next call: copy what must stay.
         """
+
+    def each(self, at: Sequence[float], after: Sequence[float], start: int, stop: int) -> Iterator[Tensor]:
+        """The next stop - start draws one by one; each may be overwritten by the one after it."""
+        for k in range(start, stop):
+            yield self.next(at[k], after[k])
 
     def ahead(self, at: Sequence[float], after: Sequence[float], start: int, stop: int) -> list[Tensor]:
         """The next draws, for the steps from at[k] to after[k], start <= k < stop: one or more, at most stop - start.

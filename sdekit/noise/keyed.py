@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from numbers import Integral
 from typing import final
 
@@ -173,6 +173,7 @@ class _BlockStream(NoiseStream):
         self._base, self._blocks = base, blocks
         self._generator = torch.Generator(device="cpu")
         self._positions = positions
+        self.several = positions > 1
         n, d = shape[0], math.prod(shape[1:])
         drawn = torch.empty(len(blocks), positions, samples, d, dtype=torch.float32, device="cpu")
         self._fills = list(drawn.reshape(len(blocks), -1).unbind(0))
@@ -223,6 +224,21 @@ class _BlockStream(NoiseStream):
         self.position += 1
         return self._views[place]
 
+    def each(self, at: Sequence[float], after: Sequence[float], start: int, stop: int) -> Iterator[Tensor]:
+        if self.several or self._copies or self._cast is not None or self._scales is not None:
+            yield from super().each(at, after, start, stop)
+            return
+        # One position a block, drawn in place: nothing but the fills.
+        view, fills, generator, seed = self._views[0], self._fills, self._generator, self._generator.manual_seed
+        deviations = self._deviations
+        for position in range(self.position, self.position + stop - start):
+            deviation = 1.0 if deviations is None else deviations[position]
+            for fill, key in zip(fills, self._keys_at(position), strict=True):
+                seed(key)
+                fill.normal_(0.0, deviation, generator=generator)
+            self.position = position + 1
+            yield view
+
     def ahead(self, at: Sequence[float], after: Sequence[float], start: int, stop: int) -> list[Tensor]:
         block, place = divmod(self.position, self._positions)
         # Filled anew even where it was already: whoever took the draws may have written into them.
@@ -235,13 +251,17 @@ class _BlockStream(NoiseStream):
     def seek(self, position: int) -> None:
         self.position = position
 
-    def _fill(self, block: int) -> None:
+    def _keys_at(self, block: int) -> list[int]:
+        """The key of each block of samples at a block of positions."""
         if block not in self._keyed:  # keys are cheap by the hundred and dear one by one
             self._keyed = range(block, block + max(1, min(_KEYS, 8 + 2 * block) // len(self._fills)))
             self._keys = _keys(self._base, self._blocks, self._keyed)
+        return self._keys[block - self._keyed.start]
+
+    def _fill(self, block: int) -> None:
         generator = self._generator
         deviation = 1.0 if self._deviations is None else self._deviations[block]
-        for fill, key in zip(self._fills, self._keys[block - self._keyed.start], strict=True):
+        for fill, key in zip(self._fills, self._keys_at(block), strict=True):
             fill.normal_(0.0, deviation, generator=generator.manual_seed(key))
         for to, source in self._copies:
             to.copy_(source)

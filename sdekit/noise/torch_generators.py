@@ -110,6 +110,7 @@ class _SingleStream(_TorchStream):
         size = math.prod(shape)
         whole = dtype == torch.float32 and self._source_device.type == "cpu" and size % 16 == 0
         self._ahead = max(1, min(ahead, _AHEAD_ELEMENTS // size, draws or 1)) if whole else 1
+        self.several = self._ahead > 1
         self._drawn = torch.empty(self._ahead, *shape, dtype=dtype, device=self._source_device)
         self._views = list(self._drawn.unbind(0))
         self._moved = None if self._source_device == device else torch.empty(shape, dtype=dtype, device=device)

@@ -6,18 +6,17 @@ state found non-finite at a stride's end is replayed step by step from the strid
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
+from sdekit._tensors import is_finite
 from sdekit.errors import ArgumentError, NonFiniteError
 from sdekit.solvers.base import Observers, Problem, StepInfo, Stepper
 from sdekit.solvers.progress import progress_bar
 from sdekit.solvers.solution import Solution, SolveState, first_bad_samples
 
-__all__ = ["is_finite", "run_fixed", "snapshot"]
+__all__ = ["run_fixed", "snapshot"]
 
 _STRIDE = 128
 
@@ -27,11 +26,6 @@ def snapshot(stepper: Stepper, step: int, nfe: int) -> SolveState:
     registers = {name: r.clone() for name, r in stepper.registers().items()}
     t = float(stepper.times[step])
     return SolveState(stepper.x.clone(), step, t, registers, stepper.noise_positions(), nfe)
-
-
-def is_finite(x: Tensor) -> bool:
-    """Whether every entry of x is finite, by one reduction where it is."""
-    return math.isfinite(float(x.sum())) or bool(torch.isfinite(x).all())
 
 
 def run_fixed(

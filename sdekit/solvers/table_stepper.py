@@ -97,7 +97,17 @@ class TableStepper(Stepper):
             return
         value: Tensor | None
         stop, fold_a, fold_b = start + len(labels), self._fold_a, self._fold_b
-        i, value = start, first
+        value = first
+        if not stream.several:
+            draws_one_by_one = stream.each(self._times, self._after, start, stop)
+            for z, label, a, b in zip(draws_one_by_one, labels, fold_a[start:stop], fold_b[start:stop], strict=True):
+                o = network(x, label) if value is None else value
+                if o.data_ptr() == x.data_ptr():
+                    o = o.clone()
+                add(z, x, alpha=a, out=x).add_(o, alpha=b)
+                value = None
+            return
+        i = start
         while i < stop:
             draws = stream.ahead(self._times, self._after, i, stop)
             j = i + len(draws)
