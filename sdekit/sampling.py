@@ -93,7 +93,7 @@ def solve(
     keep = trajectory or save_at is not None
     observers = Observers(progress, _checked_callback(chosen, callback), keep)
     solution = _integrate(chosen, Problem(moving, x0, times, source), observers, chunk, resume, stop)
-    return solution if kept is None else _select(solution, kept)
+    return solution if kept is None else _select(solution, times[kept])
 
 
 def sample(
@@ -286,11 +286,11 @@ def _merge(times: Tensor, wanted: Tensor) -> Tensor:
     return merged if bool(times[0] < times[-1]) else merged.flip(0)
 
 
-def _select(solution: Solution, kept: Tensor) -> Solution:
+def _select(solution: Solution, wanted: Tensor) -> Solution:
     """The solution with only the times that were asked for in its trajectory."""
     if solution.trajectory is None or solution.trajectory_times is None:
         return solution
-    mask = kept[: len(solution.trajectory_times)]
+    mask = torch.isin(solution.trajectory_times, wanted)
     return replace(solution, trajectory=solution.trajectory[mask], trajectory_times=solution.trajectory_times[mask])
 
 

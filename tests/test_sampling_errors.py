@@ -1,4 +1,4 @@
-"""What bad input gets: a clear error at the door, or one that names solver, step and time; and networks that misbehave."""
+"""What bad input gets: an error at the door, or one that names solver, step and time; networks that misbehave."""
 
 from __future__ import annotations
 
@@ -95,6 +95,7 @@ def test_sample_at_the_door(kwargs, error, said):
         ({"t1": None}, ArgumentError, "t1"),
         ({"t0": 1.0}, ArgumentError, "same time"),
         ({"t1": math.nan}, ArgumentError, "t1 must be finite"),
+        ({"t1": "1"}, ArgumentError, "t1"),
         ({"t0": math.inf}, ArgumentError, "t0 must be finite"),
         ({"steps": None}, ArgumentError, "needs steps"),
         ({"steps": 0}, ArgumentError, "steps"),
@@ -164,20 +165,16 @@ def test_a_state_in_a_wider_drift_keeps_its_dtype():
 @pytest.mark.parametrize(
     ("answer", "error", "said"),
     [
-        (lambda x: x[:, :1], ShapeError, r"\(3, 1\).*\(3, 16\)"),
-        (lambda x: x[:1], ShapeError, r"\(1, 16\).*\(\d, 16\)"),
+        (lambda x: x[:, :1], ShapeError, r"\(\d, 1\).*\(\d, 16\)"),
+        (lambda x: torch.cat([x[:1], x]), ShapeError, r"\(\d, 16\).*\(\d, 16\)"),
         (lambda x: torch.cat([x, x], 1), ShapeError, r"\(\d, 32\)"),
         (lambda x: x.sum(), ShapeError, r"shape \(\)"),
         (lambda x: (x, x), ArgumentError, "tuple"),
         (lambda x: None, ArgumentError, "NoneType"),
     ],
-    ids=["narrow", "one sample", "twice", "number", "tuple", "None"],
+    ids=["narrow", "a sample more", "twice", "number", "tuple", "None"],
 )
 def test_an_answer_of_another_kind_is_told_at_the_first_call(case, prediction, answer, error, said):
-    if case.independent.get("per_sample") and "1" in said.split(",")[0]:
-        said = "expected|shape"  # a batch of one is not told apart by its rows
-        if answer(torch.ones(1, 16)).shape == (1, 16):
-            return
     model = sk.ScoreModel(lambda x, t: answer(x), EDMSDE(), prediction)
     with pytest.raises(error, match=said):
         case.sample(model, (3, 16), 3, seed=0)
@@ -261,6 +258,11 @@ def test_a_drift_that_returns_the_same_buffer_or_its_input(solver, dtype):
 # A network that returns NaN ----------------------------------------------------------------------------------------
 
 
+def on_grid(case: Case, network: Any, times: Tensor, **kwargs: Any) -> sk.solvers.Solution:
+    model = sk.ScoreModel(network, SDE)
+    return sk.sample(model, (3, 16), case.name, grid=times, seed=0, **case.options, **kwargs)
+
+
 class Breaking:
     """Sound until the time falls below `until`; then `bad` in the samples given."""
 
@@ -284,7 +286,7 @@ def first_bad_step(case: Case, times: Tensor, until: float) -> int:
         if not found and min(network.seen) < until:
             found.append(info.step)
 
-    case.sample(sk.ScoreModel(network, SDE), (3, 16), 0, steps=None, grid=times, seed=0, callback=look)
+    on_grid(case, network, times, callback=look)
     return found[0]
 
 
@@ -298,9 +300,7 @@ def test_a_non_finite_state_names_solver_step_and_time(case, bad):
         step = first_bad_step(case, times, until)
         for watched in ({}, {"trajectory": True}):
             with pytest.raises(NonFiniteError) as caught:
-                case.sample(
-                    sk.ScoreModel(Breaking(until, bad), SDE), (3, 16), 0, steps=None, grid=times, seed=0, **watched
-                )
+                on_grid(case, Breaking(until, bad), times, **watched)
             error = caught.value
             assert (error.solver, error.step) == (case.name, step)
             assert error.time == float(times[step])
@@ -451,13 +451,5 @@ def test_save_at_between_the_places_of_a_grid_is_a_place_of_its_own():
         assert out.trajectory_times.tolist() == wanted
         exact = torch.exp(t0 - torch.tensor(wanted, dtype=torch.float64))
         assert torch.allclose(out.trajectory.flatten(), exact, rtol=1e-6)  # h^4 at 20 steps
-        assert out.nfe == 4 * 21 + 4 * (len(wanted) - 1 - (t1 in wanted) - (t0 in wanted)) - 4 * 0
-
-
-# Whatever is given, the answer is sdekit's own ---------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("device", ["nowhere", 3.5])
-def test_a_device_that_does_not_exist(device):
-    with pytest.raises((RuntimeError, TypeError)):  # torch's own words are the clearest here
-        sk.sample(gaussian_model(SDE), (3, 16), "ddim", 3, device=device)
+        inner = [t for t in wanted if t not in (t0, t1, 0.1)]  # 0.1 is a place of the grid
+        assert out.nfe == 4 * (20 + len(inner))

@@ -197,6 +197,8 @@ class DiffusionSDE(AbstractSDE):
 
     def check_time(self, name: str, t: float, *, zero: bool = True) -> float:
         """t as a float in [0, T] (in (0, T] with zero=False), or an ArgumentError that names it."""
+        if not hasattr(t, "__float__"):
+            raise ArgumentError(f"{name} must be a number, got {t!r}.")
         t = float(t)
         if self.t_max < t <= (1 + 1e-12) * self.t_max:  # T as the inverse of log-SNR or sigma_ratio rounds it
             t = self.t_max

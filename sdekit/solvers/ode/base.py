@@ -47,11 +47,12 @@ class ExplicitRungeKutta(StepSolver):
 
     def step_formula(self, dynamics: Dynamics, x: Tensor, t: Tensor, s: Tensor, dw: Tensor | None) -> Tensor:
         h = (s - t).to(x.dtype)
-        slopes = [dynamics.drift(x, t)]
+        # h k_i, a tensor of its own: the drift may give the same buffer again at its next call.
+        moves = [h * dynamics.drift(x, t)]
         for c, row in zip(self.nodes[1:], self.coefficients, strict=True):
-            point = x + h * _combination(row, slopes)
-            slopes.append(dynamics.drift(point, s if c == 1 else t + c * (s - t)))
-        return x + h * _combination(self.weights, slopes)
+            point = x + _combination(row, moves)
+            moves.append(h * dynamics.drift(point, s if c == 1 else t + c * (s - t)))
+        return x + _combination(self.weights, moves)
 
     def table(self, sde: DiffusionSDE, times: Tensor) -> Table:
         """The table of the method on the probability flow of a model."""
@@ -63,9 +64,9 @@ class ExplicitRungeKutta(StepSolver):
         return StepStepper(self, problem)
 
 
-def _combination(weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
-    """sum_i w_i k_i over the weights that are not 0."""
-    terms = [w * k if w != 1 else k for w, k in zip(weights, slopes, strict=True) if w != 0]
+def _combination(weights: tuple[float, ...], moves: list[Tensor]) -> Tensor:
+    """sum_i w_i h k_i over the weights that are not 0."""
+    terms = [w * k if w != 1 else k for w, k in zip(weights, moves, strict=True) if w != 0]
     total = terms[0]
     for term in terms[1:]:
         total = total + term
