@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from numbers import Integral
-from typing import Any
+from dataclasses import dataclass, replace
+from numbers import Integral, Real
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
-from sdekit._tensors import check_positive_integer, check_shape, check_state
+from sdekit._tensors import check_positive_integer, check_shape, check_state, is_finite
 from sdekit.dynamics import Dynamics, ProbabilityFlow, ReverseSDE, as_dynamics
 from sdekit.errors import ArgumentError, NonFiniteError, ShapeError, UnsupportedError
 from sdekit.grids import Custom, Grid, check_monotone, make_grid
@@ -21,7 +21,7 @@ from sdekit.sdes import AbstractSDE, DiffusionSDE
 from sdekit.solvers.base import Observers, Problem, Solver, StepInfo
 from sdekit.solvers.catalogue import get
 from sdekit.solvers.fixed_step import FixedStepSolver
-from sdekit.solvers.solution import Solution, SolveState, Status
+from sdekit.solvers.solution import Solution, SolveState, Status, first_bad_samples
 
 __all__ = ["sample", "solve"]
 
@@ -93,7 +93,7 @@ def solve(
     keep = trajectory or save_at is not None
     observers = Observers(progress, _checked_callback(chosen, callback), keep)
     solution = _integrate(chosen, Problem(moving, x0, times, source), observers, chunk, resume, stop)
-    return solution if kept is None else _select(solution, times[kept])
+    return solution if kept is None else kept.select(solution)
 
 
 def sample(
@@ -151,10 +151,12 @@ def sample(
             f"model must be a ScoreModel, got {type(model).__name__}; wrap it: ScoreModel(network, sde)."
         )
     chosen = _solver(solver, options)
-    if denoise not in (False, True, "mean"):
+    if denoise is not False and denoise is not True and denoise != "mean":
         raise ArgumentError(f"denoise must be False, True or 'mean', got {denoise!r}.")
     if denoise == "mean" and not (chosen.stochastic and isinstance(chosen, FixedStepSolver)):
         raise ArgumentError(f"denoise='mean' leaves out the last step's noise; solver {chosen.name!r} adds none.")
+    if condition is not None and not isinstance(condition, Mapping):
+        raise ArgumentError(f"condition must be a dict of the network's keyword arguments, got {condition!r}.")
     if condition:
         model = model.with_condition(**condition)
     model = model.counted()
@@ -183,7 +185,7 @@ def sample(
     problem = Problem(moving, x, times, source, last_noise=denoise != "mean")
     solution = _integrate(chosen, problem, observers, chunk, resume, stop)
     if denoise is True and solution.status == "success":
-        return _denoised(solution, model, chunk)
+        return _denoised(solution, model, chosen, chunk)
     return solution
 
 
@@ -211,6 +213,23 @@ def _checked_callback(solver: Solver, callback: Callable[[StepInfo], None] | Non
     return callback
 
 
+@final
+@dataclass(frozen=True)
+class _Kept:
+    """The times that the user asked to keep, and the places of the grid that stand for them."""
+
+    asked: Tensor
+    places: Tensor
+
+    def select(self, solution: Solution) -> Solution:
+        """The solution with only these in its trajectory, at the times as they were asked for."""
+        if solution.trajectory is None or solution.trajectory_times is None:
+            return solution
+        mask = torch.isin(solution.trajectory_times, self.places)
+        times = self.asked[torch.isin(self.places, solution.trajectory_times)]
+        return replace(solution, trajectory=solution.trajectory[mask], trajectory_times=times)
+
+
 def _times(
     dynamics: Dynamics,
     solver: Solver,
@@ -219,12 +238,12 @@ def _times(
     t0: float | None,
     t1: float | None,
     save_at: Sequence[float] | Tensor | None,
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Tensor, _Kept | None]:
     """The times of a solve, and which of them the user asked to keep."""
     sde = dynamics.sde
     for name, t in (("t0", t0), ("t1", t1)):
-        if t is not None and not math.isfinite(t):
-            raise ArgumentError(f"{name} must be finite, got {t!r}.")
+        if t is not None and (isinstance(t, bool) or not isinstance(t, Real) or not math.isfinite(t)):
+            raise ArgumentError(f"{name} must be finite, and a number; got {t!r}.")
     if solver.adaptive:
         if steps is not None or grid is not None:
             given = "steps" if steps is not None else "grid"
@@ -238,9 +257,8 @@ def _times(
         ends = torch.tensor([low, high], dtype=torch.float64)
         if save_at is None:
             return ends, None
-        wanted = _save_times(save_at, ends)
-        times = _merge(ends, wanted)
-        return times, torch.isin(times, wanted)
+        asked = _save_times(save_at, ends)
+        return _merge(ends, asked), _Kept(asked, asked)
     place = make_grid(solver.default_grid if grid is None else grid)
     if isinstance(place, Custom):
         if steps is not None and steps != place.fixed_steps:
@@ -258,9 +276,17 @@ def _times(
         times = place.times(sde, check_positive_integer("steps", steps), low, high)
     if save_at is None:
         return times, None
-    wanted = _save_times(save_at, times)
-    times = _merge(times, wanted)
-    return times, torch.isin(times, wanted)
+    asked = _save_times(save_at, times)
+    kept = _Kept(asked, _snapped(asked, times))
+    return _merge(times, kept.places), kept
+
+
+def _snapped(wanted: Tensor, times: Tensor) -> Tensor:
+    """`wanted` with the places that are the grid's but for rounding put on it: no step of a rounding error's length."""
+    gaps = (wanted[:, None] - times).abs()
+    nearest, place = gaps.min(dim=1)
+    snapped = torch.where(nearest <= 1e-12 * (times[-1] - times[0]).abs(), times[place], wanted)
+    return check_monotone(snapped, "save_at") if len(snapped) > 1 else snapped
 
 
 def _ends(t0: float | None, t1: float | None) -> tuple[float, float]:
@@ -286,14 +312,6 @@ def _merge(times: Tensor, wanted: Tensor) -> Tensor:
     return merged if bool(times[0] < times[-1]) else merged.flip(0)
 
 
-def _select(solution: Solution, wanted: Tensor) -> Solution:
-    """The solution with only the times that were asked for in its trajectory."""
-    if solution.trajectory is None or solution.trajectory_times is None:
-        return solution
-    mask = torch.isin(solution.trajectory_times, wanted)
-    return replace(solution, trajectory=solution.trajectory[mask], trajectory_times=solution.trajectory_times[mask])
-
-
 def _start(
     model: ScoreModel,
     n_or_shape: int | Sequence[int] | None,
@@ -307,6 +325,8 @@ def _start(
     """The state at the start: x_T, or a draw of the prior at time t."""
     if x_T is not None:
         x = check_state("x_T", x_T)
+        if model.shape is not None and tuple(x.shape[1:]) != model.shape:
+            raise ShapeError(f"the model makes samples of shape {model.shape}, but x_T has shape {tuple(x.shape)}.")
         shape = None if n_or_shape is None else _shape(model, n_or_shape)
         if shape is not None and tuple(x.shape) != shape:
             raise ShapeError(f"x_T has shape {tuple(x.shape)}, but {shape} was asked for; leave one of them out.")
@@ -394,7 +414,7 @@ def _join(parts: list[Solution]) -> Solution:
     )
 
 
-def _denoised(solution: Solution, model: ScoreModel, chunk: int | None) -> Solution:
+def _denoised(solution: Solution, model: ScoreModel, solver: Solver, chunk: int | None) -> Solution:
     """The solution with E[x_0 | x] in place of its end state x; one evaluation more."""
     batch = solution.x.shape[0]
     size = chunk or batch
@@ -403,4 +423,7 @@ def _denoised(solution: Solution, model: ScoreModel, chunk: int | None) -> Solut
             model.part(a, min(batch, a + size), batch).denoised(solution.x[a : a + size], solution.t)
             for a in range(0, batch, size)
         ]
-    return replace(solution, x=torch.cat(rows), nfe=solution.nfe + 1, stats={**solution.stats, "denoised": True})
+    x = torch.cat(rows)
+    if not is_finite(x):
+        raise NonFiniteError(solver.name, len(solution.times), solution.t, first_bad_samples(x))
+    return replace(solution, x=x, nfe=solution.nfe + 1, stats={**solution.stats, "denoised": True})

@@ -148,7 +148,7 @@ def test_save_at_of_a_resumed_solve_keeps_the_times_that_were_asked_for():
 def test_a_saved_state_is_a_plain_value(case):
     state = run(case, stop=2).state
     plain = state.to_dict()
-    assert set(plain) == {"x", "step", "t", "registers", "noise_positions", "nfe"}
+    assert set(plain) == {"x", "step", "t", "registers", "noise_positions", "nfe", "solver"}
     json.dumps({k: v for k, v in plain.items() if k not in ("x", "registers")})
     again = through_a_file(state)
     assert again.noise_positions == state.noise_positions

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sdekit.cli.models import NamedModel, load_model
-from sdekit.cli.output import console, names, note, numbers, on_terminal, print_json, use_threads, whole_numbers
+from sdekit.cli.output import names, note, numbers, on_terminal, print_json, use_threads, whole_numbers
 from sdekit.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def compare(
     if as_json:
         print_json(report.table.to_dict("records"))
     else:
-        report.print(console())
+        report.print()
     note(f"wrote {out / 'report.html'} and the rest of {out} in {time.perf_counter() - begin:.0f} s")
 
 

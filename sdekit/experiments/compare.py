@@ -37,6 +37,8 @@ __all__ = ["CellDone", "Loop", "Report", "compare"]
 
 _NORMAL_QUANTILE = 1.959963984540054
 _COLUMNS_ON_SHEET = 10
+_TABLE_WIDTH = 100
+"""Columns that the printed table needs."""
 
 
 def compare(
@@ -231,7 +233,11 @@ class Report:
 
         from sdekit.experiments.report import print_table
 
-        print_table(self._measured(), console or Console(), tuple(self._kinds().values()))
+        if console is None:
+            width = Console().width
+            # Better a line that a narrow terminal wraps than a number cut short.
+            console = Console(width=max(width, _TABLE_WIDTH))
+        print_table(self._measured(), console, tuple(self._kinds().values()))
 
     def save(self, folder: str | Path | None = None) -> Path:
         """Write results (CSV, Parquet), plots (PNG, SVG), sheets (PNG), settings (JSON) and one page with all of it.

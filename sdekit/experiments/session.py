@@ -31,7 +31,8 @@ _POINTS_KEPT = 500
 
 _FORMAT = 1
 _ADAPTIVE_GUESS = 60.0
-"""Evaluations that an adaptive run is taken to make, for the progress bar only."""
+_SECONDS_PER_PAIR = 1e-8
+"""What an adaptive run is taken to evaluate, and a pair of samples in a floor to cost: for the progress bar only."""
 
 
 @final
@@ -100,21 +101,15 @@ class Session:
     def run(self, workers: int, progress: bool, callback: Callable[[CellDone], None] | None) -> None:
         """Compute what is missing. Raises what the callback raises, KeyboardInterrupt included; finished cells stay."""
         missing = [cell for cell in self.plan.cells if not self._read_cell(cell)]
-        first = [*self._floor_jobs(), *self._preparations(missing)]
-        cost = (
-            {label: _seconds_per_evaluation(s, self.plan.device) for label, s in self.plan.subjects.items()}
-            if progress
-            else {}
-        )
+        cost: dict[str, float] = {}
+        if progress and missing:
+            cost = {s.label: _seconds_per_evaluation(s, self.plan.device) for s in self.plan.subjects.values()}
 
         def weight(cell: Cell) -> float:
             evaluations = cell.budget if cell.budget is not None else _ADAPTIVE_GUESS
             return evaluations * self.plan.subjects[cell.model].n * cost.get(cell.model, 0.0)
 
-        def flow_weight(label: str) -> float:
-            return 4 * self.plan.flow_steps * self.plan.subjects[label].n * cost.get(label, 0.0)
-
-        opening = [_Job(name, flow_weight(model) if flow else 0.0, work) for name, model, flow, work in first]
+        opening = [*self._floor_jobs(), *self._preparations(missing, cost)]
         cells = [_Job(str(cell), weight(cell), self._cell_work(cell), cell) for cell in missing]
         total, done = len(self.plan.cells), len(self.plan.cells) - len(missing)
         with _bar(progress, opening + cells, done, total) as bar, _threads_shared_by(workers):
@@ -149,26 +144,28 @@ class Session:
 
     # Before the cells --------------------------------------------------------------------------------------------
 
-    def _floor_jobs(self) -> list[tuple[str, str, bool, Callable[[], None]]]:
-        jobs: list[tuple[str, str, bool, Callable[[], None]]] = []
-        for subject in self.plan.subjects.values():
+    def _floor_jobs(self) -> list[_Job]:
+        plan, jobs = self.plan, []
+        for subject in plan.subjects.values():
+            pairs = plan.floor_repeats * subject.n * (subject.n + plan.reference_n)
             for metric in subject.metrics:
-                for seed in self.plan.seeds if metric.needs != "reference_flow" else ():
+                for seed in plan.seeds if metric.needs != "reference_flow" else ():
                     if not self._read_floor(subject, metric, seed):
                         name = f"{subject.label}, noise floor of {metric.title}, seed {seed}"
-                        jobs.append((name, subject.label, False, self._floor_work(subject, metric, seed)))
+                        jobs.append(_Job(name, pairs * _SECONDS_PER_PAIR, self._floor_work(subject, metric, seed)))
         return jobs
 
-    def _preparations(self, missing: list[Cell]) -> list[tuple[str, str, bool, Callable[[], None]]]:
+    def _preparations(self, missing: list[Cell], cost: Mapping[str, float]) -> list[_Job]:
         """References that the missing cells are measured against: exact draws, and flows solved finely."""
         wanted = dict.fromkeys((c.model, m.name, c.seed) for c in missing for m in self.plan.metrics_of(c))
-        jobs: list[tuple[str, str, bool, Callable[[], None]]] = []
+        jobs = []
         for label, name, seed in wanted:
             subject = self.plan.subjects[label]
             metric = next(m for m in subject.metrics if m.name == name)
             flow = metric.needs == "reference_flow"
             what = f"{label}, {'reference flow' if flow else f'reference for {metric.title}'}, seed {seed}"
-            jobs.append((what, label, flow, self._preparation_work(subject, metric, seed)))
+            weight = 4 * self.plan.flow_steps * subject.n * cost.get(label, 0.0) if flow else 0.0
+            jobs.append(_Job(what, weight, self._preparation_work(subject, metric, seed)))
         return jobs
 
     def _floor_work(self, subject: Subject, metric: Metric, seed: int) -> Callable[[], None]:

@@ -95,6 +95,10 @@ class ScoreModel:
         """
         out = self.network(x, label, **self.condition)
         self.counter.calls += 1
+        return self.checked(out, x)
+
+    def checked(self, out: object, x: Tensor) -> Tensor:
+        """The network's answer at x, in the dtype of x, if it is a tensor of the shape of x; raises as `raw` does."""
         if not isinstance(out, Tensor):
             raise ArgumentError(
                 f"the network returned {type(out).__name__}, expected a tensor; wrap it so that it returns only that: "

@@ -71,7 +71,7 @@ class FixedStepSolver(Solver):
         self.check(problem.dynamics)
         dynamics = problem.dynamics.counted()
         stepper = self.stepper(Problem(dynamics, problem.x, problem.times, problem.noise, problem.last_noise))
-        return HandState(snapshot(stepper, 0, 0), stepper, dynamics)
+        return HandState(snapshot(self.name, stepper, 0, 0), stepper, dynamics)
 
     def step(self, state: HandState) -> HandState:
         """The state one step on. The state given stays as it is.
@@ -88,4 +88,4 @@ class FixedStepSolver(Solver):
         with torch.no_grad():
             stepper.advance(k, k + 1)
         nfe = state.value.nfe + state.dynamics.counter.calls - calls
-        return HandState(snapshot(stepper, k + 1, nfe), stepper, state.dynamics)
+        return HandState(snapshot(self.name, stepper, k + 1, nfe), stepper, state.dynamics)

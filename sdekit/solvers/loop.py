@@ -7,6 +7,7 @@ state found non-finite at a stride's end is replayed step by step from the strid
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Integral
 
 import torch
 
@@ -21,11 +22,11 @@ __all__ = ["run_fixed", "snapshot"]
 _STRIDE = 128
 
 
-def snapshot(stepper: Stepper, step: int, nfe: int) -> SolveState:
-    """A copy of where the stepper stands after `step` steps."""
+def snapshot(name: str, stepper: Stepper, step: int, nfe: int) -> SolveState:
+    """A copy of where the stepper of the solver `name` stands after `step` steps."""
     registers = {name: r.clone() for name, r in stepper.registers().items()}
     t = float(stepper.times[step])
-    return SolveState(stepper.x.clone(), step, t, registers, stepper.noise_positions(), nfe)
+    return SolveState(stepper.x.clone(), step, t, registers, stepper.noise_positions(), nfe, name)
 
 
 def run_fixed(
@@ -40,13 +41,14 @@ def run_fixed(
     """Drive the stepper of `make` over the problem's grid, from `resume` and to the end of step `stop` where given."""
     dynamics = problem.dynamics.counted()
     steps = len(problem.times) - 1
+    if resume is not None:
+        _check_resume(name, resume, problem)
     last = steps if stop is None else stop
     first = 0 if resume is None else resume.step
-    if not first <= last <= steps:
+    if isinstance(last, bool) or not isinstance(last, Integral) or not first <= last <= steps:
         raise ArgumentError(f"stop must be from {first} to {steps} here, got {stop!r}.")
     stepper = make(Problem(dynamics, problem.x, problem.times, problem.noise, problem.last_noise))
     if resume is not None:
-        _check_resume(resume, problem)
         stepper.restore(resume)
         dynamics.counter.calls = resume.nfe
 
@@ -58,7 +60,7 @@ def run_fixed(
     with progress_bar(observers.progress, total=steps, initial=first, name=name) as bar:
         while k < last and not stopped:
             ahead = k + 1 if each else min(last, k + _STRIDE)
-            begin = snapshot(stepper, k, dynamics.counter.calls) if stepper.replayable and ahead > k + 1 else None
+            begin = snapshot(name, stepper, k, dynamics.counter.calls) if stepper.replayable and ahead > k + 1 else None
             with guard():
                 stepper.advance(k, ahead)
                 finite = is_finite(stepper.x)
@@ -74,7 +76,7 @@ def run_fixed(
             if observers.trajectory:
                 kept.append(stepper.x.clone())
 
-    state = snapshot(stepper, k, dynamics.counter.calls)
+    state = snapshot(name, stepper, k, dynamics.counter.calls)
     return Solution(
         x=state.x,
         t=state.t,
@@ -107,8 +109,14 @@ def _non_finite(
     return NonFiniteError(name, stop, float(stepper.times[stop]), [], start + 1)
 
 
-def _check_resume(state: SolveState, problem: Problem) -> None:
+def _check_resume(name: str, state: SolveState, problem: Problem) -> None:
     steps = len(problem.times) - 1
+    if not isinstance(state, SolveState):
+        raise ArgumentError(
+            f"resume takes a SolveState, got {type(state).__name__}; a saved dict becomes one by SolveState.from_dict."
+        )
+    if state.solver != name:
+        raise ArgumentError(f"the saved state is one of solver {state.solver!r}; it cannot be resumed by {name!r}.")
     if state.x.shape != problem.x.shape or state.x.dtype != problem.x.dtype:
         raise ArgumentError(
             f"the saved state holds {tuple(state.x.shape)} {state.x.dtype}, the problem {tuple(problem.x.shape)} "

@@ -24,6 +24,7 @@ class SolveState:
         registers: the solver's own tensors (past evaluations, an evaluation point), by name.
         noise_positions: draws taken from each noise stream.
         nfe: evaluations counted so far.
+        solver: the name of the solver that stands here.
     """
 
     x: Tensor
@@ -32,6 +33,7 @@ class SolveState:
     registers: dict[str, Tensor] = field(default_factory=dict)
     noise_positions: tuple[int, ...] = ()
     nfe: int = 0
+    solver: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Tensors and plain values only: fit for `torch.save` and for loading with `weights_only=True`."""
@@ -42,6 +44,7 @@ class SolveState:
             "registers": dict(self.registers),
             "noise_positions": list(self.noise_positions),
             "nfe": self.nfe,
+            "solver": self.solver,
         }
 
     @staticmethod

@@ -80,15 +80,20 @@ class TableStepper(Stepper):
         """What the network takes as t in these rows, as (B,) views of one small tensor."""
         return list(self._label_column[start:stop, None].expand(-1, self._x.shape[0]).unbind(0))
 
+    def _apart(self, o: Any, x: Tensor) -> Tensor:
+        """The answer, checked; a copy where it is the input given back, which must not be written into while read."""
+        answer = self._model.checked(o, x)
+        return answer.clone() if answer.data_ptr() == x.data_ptr() else answer
+
     def _run_without_noise(self, start: int, labels: list[Tensor], o: Tensor) -> None:
         x, network, place = self._x, self._network, self._x.data_ptr()
-        stop = start + len(labels)
+        stop, shape = start + len(labels), x.shape
         scalars, weights = _scalars(self._scalar_column[start:stop]), self._fold_b[start:stop]
         for i, (label, scalar, weight) in enumerate(zip(labels, scalars, weights, strict=True)):
             if i > 0:
                 o = network(x, label)
-            if o.data_ptr() == place:  # the network gave its input back: do not write into it while reading it
-                o = o.clone()
+            if o.__class__ is not Tensor or o.shape != shape or o.data_ptr() == place:
+                o = self._apart(o, x)
             x.mul_(scalar).add_(o, alpha=weight)
 
     def _run_with_noise(self, start: int, labels: list[Tensor], first: Tensor) -> None:
@@ -96,14 +101,14 @@ class TableStepper(Stepper):
         if stream is None:
             return
         value: Tensor | None
-        stop, fold_a, fold_b = start + len(labels), self._fold_a, self._fold_b
+        stop, shape, fold_a, fold_b = start + len(labels), x.shape, self._fold_a, self._fold_b
         value = first
         if not stream.several:
             draws_one_by_one = stream.each(self._times, self._after, start, stop)
             for z, label, a, b in zip(draws_one_by_one, labels, fold_a[start:stop], fold_b[start:stop], strict=True):
                 o = network(x, label) if value is None else value
-                if o.data_ptr() == x.data_ptr():
-                    o = o.clone()
+                if o.__class__ is not Tensor or o.shape != shape or o.data_ptr() == x.data_ptr():
+                    o = self._apart(o, x)
                 add(z, x, alpha=a, out=x).add_(o, alpha=b)
                 value = None
             return
@@ -116,8 +121,8 @@ class TableStepper(Stepper):
             chained = len(draws) > 3 and draws[0].is_contiguous()
             for z, label, a, b in zip(draws, labels[i - start : j - start], fold_a[i:j], fold_b[i:j], strict=True):
                 o = network(x, label) if value is None else value
-                if o.data_ptr() == x.data_ptr():
-                    o = o.clone()
+                if o.__class__ is not Tensor or o.shape != shape or o.data_ptr() == x.data_ptr():
+                    o = self._apart(o, x)
                 x = z.add_(x, alpha=a) if chained else add(z, x, alpha=a, out=x)
                 x.add_(o, alpha=b)
                 value = None
