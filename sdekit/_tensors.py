@@ -90,7 +90,7 @@ def check_shape(shape: object) -> tuple[int, ...]:
 
 def is_finite(x: Tensor) -> bool:
     """Whether every entry of x is finite, by one reduction where it is."""
-    return math.isfinite(float(x.sum())) or bool(torch.isfinite(x).all())
+    return math.isfinite(float(x.detach().sum())) or bool(torch.isfinite(x).all())
 
 
 def check_state(name: str, x: object) -> Tensor:

@@ -66,7 +66,7 @@ def check_monotone(times: Tensor, what: str) -> Tensor:
 
 
 def _fractions(steps: int) -> Tensor:
-    return torch.linspace(0.0, 1.0, steps + 1, dtype=torch.float64)
+    return torch.linspace(0.0, 1.0, steps + 1, dtype=torch.float64, device="cpu")
 
 
 def _diffusion(sde: AbstractSDE | None, grid: Grid) -> DiffusionSDE:
@@ -172,9 +172,9 @@ def _ending_at_zero(
     if float(sde.sigma(low)) > 0:
         return place(steps, high, low)
     last = min(sde.t_min if sde.t_min > 0 else 1e-3 * sde.t_max, 0.5 * high)
-    end = torch.tensor([low], dtype=torch.float64)
+    end = torch.tensor([low], dtype=torch.float64, device="cpu")
     if steps == 1:
-        return torch.cat([torch.tensor([high], dtype=torch.float64), end])
+        return torch.cat([torch.tensor([high], dtype=torch.float64, device="cpu"), end])
     return torch.cat([place(steps - 1, high, last), end])
 
 
@@ -192,7 +192,7 @@ class Custom(Grid):
             raise UnknownNameError("kind of custom grid", self.kind, ("times", "sigmas", "log_snrs"))
         if len(self.values) < 2:
             raise ArgumentError(f"a custom grid needs at least 2 {self.kind}, got {len(self.values)}.")
-        places = torch.tensor(self.values, dtype=torch.float64)
+        places = torch.tensor(self.values, dtype=torch.float64, device="cpu")
         # An infinite log-SNR is sigma = 0, a place like any other.
         finite = torch.where(torch.isposinf(places), torch.finfo(torch.float64).max, places)
         check_monotone(finite, f"the custom grid of {self.kind}")
@@ -203,7 +203,7 @@ class Custom(Grid):
 
     def resolve(self, sde: AbstractSDE | None) -> Tensor:
         """The places as times, in the order given."""
-        places = torch.tensor(self.values, dtype=torch.float64)
+        places = torch.tensor(self.values, dtype=torch.float64, device="cpu")
         if self.kind == "times":
             times = places
         elif self.kind == "sigmas":

@@ -254,7 +254,7 @@ def _times(
         low, high = _ends(t0, t1)
         if low == high:
             raise ArgumentError(f"the solve starts and ends at the same time, {low!r}; give it somewhere to go.")
-        ends = torch.tensor([low, high], dtype=torch.float64)
+        ends = torch.tensor([low, high], dtype=torch.float64, device="cpu")
         if save_at is None:
             return ends, None
         asked = _save_times(save_at, ends)

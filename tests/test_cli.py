@@ -237,11 +237,12 @@ def test_compare_measures_networks_against_real_digits(tmp_path):
     sdekit("compare", *arguments, "--out", tmp_path)
     settings = json.loads((tmp_path / "settings.json").read_text())["settings"]
     assert settings["seeds"] == [4, 5]
-    assert settings["models"]["digits"]["condition"] == ["y"]
+    assert settings["models"]["digits"]["condition"] == []
+    assert "run without a class" in settings["note"]
     assert "1797 digits" in settings["note"]
 
 
-SLOW = ["--models", "digits:exact", "--solvers", "ddim,heun,ancestral", "--nfe", "20,40", "--seeds", 2, "-n", 300]
+SLOW = ["--models", "digits:exact", "--solvers", "ddim,heun,ancestral", "--nfe", "40,240", "--seeds", 2, "-n", 300]
 
 
 def started(folder, enough):
@@ -283,7 +284,7 @@ def test_compare_interrupted_and_killed_goes_on_with_the_same_command(tmp_path):
     undisturbed = sk.compare(
         {"digits:exact": target.score_model(sk.VPSDE())},
         solvers=["ddim", "heun", "ancestral"],
-        nfe=[20, 40],
+        nfe=[40, 240],
         seeds=2,
         reference=target,
         metrics=["energy_distance", "flow_error", "log_density_gap"],

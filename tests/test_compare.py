@@ -19,7 +19,7 @@ import sdekit as sk
 from sdekit.errors import ArgumentError, ShapeError, UnknownNameError, UnsupportedError
 from sdekit.experiments.compare import Loop, compare
 from sdekit.experiments.fingerprint import fingerprint
-from sdekit.experiments.metrics import EnergyDistance, FlowError, MetricValue
+from sdekit.experiments.metrics import EnergyDistance, FlowError, MetricValue, MixtureMMD
 from sdekit.experiments.statistics import paired_difference
 from sdekit.interop.diffusers.score_sde_vp import ScoreSdeVpScheduler
 
@@ -162,6 +162,16 @@ def test_a_floor_is_the_mean_over_seeds_of_what_exact_draws_score():
     ratio = (one["floor_high"] - one["floor_low"]) / (four["floor_high"] - four["floor_low"])
     # sqrt(4) = 2; widths of 95 % from 200 values are known to about 10 %, and the law's tail is not Gaussian.
     assert 1.5 < ratio < 2.7
+
+
+def test_a_metric_with_a_target_of_its_own_needs_no_reference():
+    """Then there is nothing to draw exactly, and so no floor; with the reference it has one."""
+    metric = MixtureMMD(0.5, RING.weights, RING.means, 0.105**2)
+    alone = small(solvers=["euler_maruyama"], nfe=[20], reference=None, metrics=[metric]).table
+    beside = small(solvers=["euler_maruyama"], nfe=[20], metrics=[metric]).table
+    assert alone["floor_high"].isna().all()
+    assert (beside["floor_high"] > 0).all()
+    assert alone["value"].tolist() == beside["value"].tolist()
 
 
 def test_errors_combine_over_seeds_as_independent_ones():

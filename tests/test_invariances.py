@@ -336,6 +336,21 @@ def test_with_a_seed_no_global_generator_is_touched(case):
     assert torch.equal(run(case, 3, seed=0), a)
 
 
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_neither_the_default_dtype_nor_the_default_device_matters(case):
+    plain = run(case, 3, seed=0, shape=(16,))
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(run(case, 3, seed=0, shape=(16,)), plain)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    torch.set_default_device("meta")  # anything made there holds no numbers
+    try:
+        assert torch.equal(run(case, 3, seed=0, shape=(16,)), plain)
+    finally:
+        torch.set_default_device(None)
+
+
 # Generators: as a hand-written loop --------------------------------------------------------------------------------
 
 

@@ -22,6 +22,7 @@ from sdekit.noise import (
     SeedsNoise,
     noise_source,
 )
+from sdekit.noise.keyed import _BlockStream
 
 CPU = torch.device("cpu")
 # One size for each layout of a block: many samples and positions, one or the other, one large sample.
@@ -110,8 +111,45 @@ def test_draws_ahead_are_the_next_draws_and_may_be_overwritten(source, size):
             k += 1
         assert stream.position == k
     if stream.seekable:
-        stream.seek(1)
-        assert torch.equal(stream.next(1.0, 0.0), straight[1])
+        for position in (1, 40, 39, 2):
+            stream.seek(position)
+            assert torch.equal(stream.next(1.0, 0.0), straight[position])
+        for take in (lambda: stream.ahead([1.0] * 70, [0.0] * 70, 0, 1)[0], lambda: stream.next(1.0, 0.0)):
+            stream.seek(3)
+            assert torch.equal(take(), straight[3])
+            stream.ahead([1.0] * 70, [0.0] * 70, 4, 6)[0].zero_()
+            stream.seek(4)
+            assert torch.equal(take(), straight[4])
+
+
+@pytest.mark.parametrize("source", [KeyedNoise(2), SeedsNoise([5, 6, 7])], ids=repr)
+@pytest.mark.parametrize("size", [(1,), (100,), (1100,)], ids=str)
+def test_draws_one_by_one_are_the_next_draws(source, size):
+    straight = draws(source, (3, *size), 40)
+    stream = opened(source, (3, *size), draws=40)
+    assert torch.equal(stream.next(1.0, 0.0), straight[0])
+    for k, z in enumerate(stream.each([1.0] * 40, [0.0] * 40, 1, 20), start=1):
+        assert torch.equal(z, straight[k])
+    for position in (0, 19, 20, 5):
+        stream.seek(position)
+        assert torch.equal(stream.next(1.0, 0.0), straight[position])
+
+
+def test_draws_taken_one_at_a_time_cost_no_more_than_draws_taken_together(monkeypatch):
+    # As many fills for a solve that is watched at each step as for one that is not.
+    filled: list[int] = []
+    fill = _BlockStream._fill
+    monkeypatch.setattr(_BlockStream, "_fill", lambda self, block: filled.append(block) or fill(self, block))
+
+    def fills(most: int) -> list[int]:
+        filled.clear()
+        stream, k = opened(SeedsNoise(range(5)), (5, 20), draws=200), 0
+        while k < 200:
+            k += len(stream.ahead([1.0] * 200, [0.0] * 200, k, min(200, k + most)))
+        return list(filled)
+
+    assert 1 < len(fills(200)) < 50
+    assert fills(1) == fills(7) == fills(200)
 
 
 # Seeds: the numbers ------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from sdekit.experiments.plan import Cell, Plan, Subject, run_solver, starts
 from sdekit.experiments.storage import CellStore, Kept
 from sdekit.models import ScoreModel
 from sdekit.solvers.catalogue import get
+from sdekit.targets import Target
 
 __all__ = ["CellDone", "Record", "Session"]
 
@@ -78,7 +79,6 @@ class Session:
         self.records: dict[Cell, Record] = {}
         self.samples: dict[tuple[str, str], Tensor] = {}
         self._floor_values: dict[tuple[str, str, int], NDArray[np.float64]] = {}
-        self._flows: dict[tuple[str, int], Tensor] = {}
         self._measures: dict[tuple[str, str, int], Callable[[Tensor], MetricValue]] = {}
         self._stop = threading.Event()
         self._keys = _Keys(plan) if store is not None else None
@@ -147,12 +147,16 @@ class Session:
     def _floor_jobs(self) -> list[_Job]:
         plan, jobs = self.plan, []
         for subject in plan.subjects.values():
+            target = subject.reference
+            if target is None:
+                continue
             pairs = plan.floor_repeats * subject.n * (subject.n + plan.reference_n)
             for metric in subject.metrics:
                 for seed in plan.seeds if metric.needs != "reference_flow" else ():
                     if not self._read_floor(subject, metric, seed):
                         name = f"{subject.label}, noise floor of {metric.title}, seed {seed}"
-                        jobs.append(_Job(name, pairs * _SECONDS_PER_PAIR, self._floor_work(subject, metric, seed)))
+                        work = self._floor_work(subject, target, metric, seed)
+                        jobs.append(_Job(name, pairs * _SECONDS_PER_PAIR, work))
         return jobs
 
     def _preparations(self, missing: list[Cell], cost: Mapping[str, float]) -> list[_Job]:
@@ -168,11 +172,8 @@ class Session:
             jobs.append(_Job(what, weight, self._preparation_work(subject, metric, seed)))
         return jobs
 
-    def _floor_work(self, subject: Subject, metric: Metric, seed: int) -> Callable[[], None]:
+    def _floor_work(self, subject: Subject, target: Target, metric: Metric, seed: int) -> Callable[[], None]:
         def work() -> None:
-            target = subject.reference
-            if target is None:
-                raise SdekitError(f"the floor of {metric.name} was planned without a reference.")
             found = floor(
                 metric,
                 lambda n, s: target.sample(n, seed=s),

@@ -213,13 +213,13 @@ class _BlockStream(NoiseStream):
         if self._scales is not None:
             self._scales = self._scales.to(device=self._scaled.device, dtype=self._scaled.dtype)
         self._views = list(views.view(positions, *shape).unbind(0))
-        self._filled = -1
+        self._filled, self._taken = -1, 0
         self._keys: list[list[int]] = []
         self._keyed = range(0)
 
     def next(self, t: float, s: float) -> Tensor:
         block, place = divmod(self.position, self._positions)
-        if block != self._filled:
+        if block != self._filled or place < self._taken:
             self._fill(block)
         self.position += 1
         return self._views[place]
@@ -230,7 +230,7 @@ class _BlockStream(NoiseStream):
             return
         # One position a block, drawn in place: nothing but the fills.
         view, fills, generator, seed = self._views[0], self._fills, self._generator, self._generator.manual_seed
-        deviations = self._deviations
+        deviations, self._filled = self._deviations, -1
         for position in range(self.position, self.position + stop - start):
             deviation = 1.0 if deviations is None else deviations[position]
             for fill, key in zip(fills, self._keys_at(position), strict=True):
@@ -241,11 +241,11 @@ class _BlockStream(NoiseStream):
 
     def ahead(self, at: Sequence[float], after: Sequence[float], start: int, stop: int) -> list[Tensor]:
         block, place = divmod(self.position, self._positions)
-        # Filled anew even where it was already: whoever took the draws may have written into them.
-        self._fill(block)
+        if block != self._filled or place < self._taken:
+            self._fill(block)
         draws = self._views[place : place + stop - start]
         self.position += len(draws)
-        self._filled = -1
+        self._taken = place + len(draws)  # whoever took these may write into them
         return draws
 
     def seek(self, position: int) -> None:
@@ -272,4 +272,4 @@ class _BlockStream(NoiseStream):
             self._cast.copy_(self._drawn)
         if self._scales is not None and not narrow:
             self._scaled.mul_(self._scales[block])
-        self._filled = block
+        self._filled, self._taken = block, 0

@@ -261,7 +261,7 @@ class CustomDiffusionSDE(DiffusionSDE):
         self._alpha_of_t, self._sigma_of_t = alpha, sigma
         self.t_max, self.t_min = check_number("t_max", t_max), check_number("t_min", t_min)
         self._check_times()
-        probe = torch.linspace(self.t_min or 1e-6 * self.t_max, self.t_max, 65, dtype=torch.float64)
+        probe = torch.linspace(self.t_min or 1e-6 * self.t_max, self.t_max, 65, dtype=torch.float64, device="cpu")
         _check_values("alpha", alpha(probe), probe)
         _check_values("sigma", sigma(probe), probe)
         snr = self.log_snr(probe)

@@ -46,14 +46,16 @@ class Updates:
     def of(x: Tensor, m: Tensor, z: Tensor | None = None, active: Tensor | None = None) -> Updates:
         """Updates from columns; no noise and every row active unless given."""
         rows = len(x)
-        noise = torch.zeros(rows, 0, dtype=torch.float64) if z is None else z
-        return Updates(x, m, noise, torch.ones(rows, dtype=torch.bool) if active is None else active)
+        noise = torch.zeros(rows, 0, dtype=torch.float64, device="cpu") if z is None else z
+        return Updates(x, m, noise, torch.ones(rows, dtype=torch.bool, device="cpu") if active is None else active)
 
     @staticmethod
     def none(rows: int) -> Updates:
         """No update in any row."""
-        empty = torch.zeros(rows, 0, dtype=torch.float64)
-        return Updates(torch.zeros(rows, dtype=torch.float64), empty, empty, torch.zeros(rows, dtype=torch.bool))
+        empty = torch.zeros(rows, 0, dtype=torch.float64, device="cpu")
+        return Updates(
+            torch.zeros(rows, dtype=torch.float64), empty, empty, torch.zeros(rows, dtype=torch.bool, device="cpu")
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -65,9 +67,11 @@ class Updates:
         rows = len(values["x"])
 
         def column(name: str) -> Tensor:
-            return torch.tensor(values[name], dtype=torch.float64).reshape(rows, -1)
+            return torch.tensor(values[name], dtype=torch.float64, device="cpu").reshape(rows, -1)
 
-        return Updates(column("x")[:, 0], column("m"), column("z"), torch.tensor(values["active"], dtype=torch.bool))
+        return Updates(
+            column("x")[:, 0], column("m"), column("z"), torch.tensor(values["active"], dtype=torch.bool, device="cpu")
+        )
 
     def shown(self, row: int) -> str:
         """One row as a formula."""
@@ -110,7 +114,7 @@ class Table:
         """x <- a_i x + b_i m(x, t_i) + c_i z for each step i of `times` (N + 1,); coefficients (N,), float64."""
         rows = len(a)
         state = Updates.of(a, b[:, None], None if c is None else c[:, None])
-        every = torch.ones(rows, dtype=torch.bool)
+        every = torch.ones(rows, dtype=torch.bool, device="cpu")
         return Table(representation, times[:-1], state, Updates.none(rows), every if c is not None else ~every, every)
 
     def __len__(self) -> int:
@@ -157,11 +161,11 @@ class Table:
         """The table that `to_dict` wrote."""
         return Table(
             values["representation"],
-            torch.tensor(values["t"], dtype=torch.float64),
+            torch.tensor(values["t"], dtype=torch.float64, device="cpu"),
             Updates.from_dict(values["state"]),
             Updates.from_dict(values["point"]),
-            torch.tensor(values["draw"], dtype=torch.bool),
-            torch.tensor(values["ends_step"], dtype=torch.bool),
+            torch.tensor(values["draw"], dtype=torch.bool, device="cpu"),
+            torch.tensor(values["ends_step"], dtype=torch.bool, device="cpu"),
         )
 
     def __str__(self) -> str:

@@ -144,7 +144,7 @@ class TableStepper(Stepper):
         a = torch.where(state.active, state.x, 1.0)
         b = torch.where(state.active, state.m[:, 0], 0.0)
         a_point, b_point = point.x, point.m[:, 0]
-        at_x = torch.cat([torch.tensor([True]), ~point.active[:-1]])
+        at_x = torch.cat([torch.tensor([True], device="cpu"), ~point.active[:-1]])
         folded = torch.where(at_x, a + b * p, a)
         back = torch.where(at_x, b_point * p / folded, 0.0)
         self._x_of_x = folded.tolist()

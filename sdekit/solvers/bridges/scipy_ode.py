@@ -97,7 +97,7 @@ class ScipyODE(AdaptiveSolver):
         return Solution(
             x=torch.cat([p.x for p in parts]),
             t=max((p.t for p in parts), key=lambda t: abs(t - end)),
-            nfe=torch.tensor([int(p.nfe) for p in parts]),
+            nfe=torch.tensor([int(p.nfe) for p in parts], device="cpu"),
             status=worst,
             times=problem.times,
             trajectory=torch.cat([k[:reached] for k in kept], dim=1) if kept else None,

@@ -9,6 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from sdekit._tensors import as_float64
 from sdekit.dynamics import Dynamics, ReverseSDE
 from sdekit.errors import UnknownNameError, UnsupportedError
 from sdekit.sdes import Calculus
@@ -204,7 +205,7 @@ class _Equation(torch.nn.Module):
         return y.reshape(self.shape)
 
     def _time(self, elapsed: Tensor | float) -> Tensor:
-        return self.start + self.sign * torch.as_tensor(elapsed, dtype=torch.float64)
+        return self.start + self.sign * as_float64(elapsed)
 
     def begin(self, y: Tensor, *, known: bool) -> None:
         """Before each step, from y; known: the method's own state holds the drift that its step starts with."""
@@ -213,7 +214,7 @@ class _Equation(torch.nn.Module):
 
     def euler(self, t: float, s: float, y: Tensor, w: Tensor) -> Tensor:
         """One step of Euler's method from t to s, for elementwise noise."""
-        at = torch.tensor(t, dtype=torch.float64)
+        at = torch.tensor(t, dtype=torch.float64, device="cpu")
         self._probe = None
         return y + self.f(at, y) * (s - t) + self.g(at, y) * w
 

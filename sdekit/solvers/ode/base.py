@@ -108,9 +108,9 @@ def explicit_table(
     base = scale(starts)
     at = torch.stack([node(c) for c in nodes], dim=1)  # (N, stages)
     end = scale(stops)
-    latest_first = torch.tensor(weights[::-1], dtype=torch.float64)
+    latest_first = torch.tensor(weights[::-1], dtype=torch.float64, device="cpu")
     state_x = torch.zeros_like(at)
-    state_m = torch.zeros(*at.shape, stages, dtype=torch.float64)
+    state_m = torch.zeros(*at.shape, stages, dtype=torch.float64, device="cpu")
     state_x[:, -1] = end / base
     state_m[:, -1] = (end * h)[:, None] * latest_first
     point_x = torch.zeros_like(at)
