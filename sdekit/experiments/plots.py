@@ -59,18 +59,34 @@ def _draw(frame: pd.DataFrame, metrics: Sequence[type[Metric]], x: str, x_label:
     FigureCanvasAgg(figure)
     panels = figure.subplots(len(named), len(models), squeeze=False, sharex="col", sharey="row")
     handles: dict[str, Any] = {}
+    for column, model in enumerate(models):
+        # Set and not found: a column with one place only has limits that differ by rounding, which divides by zero.
+        places = table.loc[(table["model"] == model) & table["value"].notna(), x]
+        if len(places):
+            pad = max((places.max() / places.min()) ** 0.05, 1.2)
+            panels[0, column].set(xscale="log", xlim=(places.min() / pad, places.max() * pad))
     for row, metric in enumerate(named):
         of_metric = table[table["metric"] == metric.name]
         bottom = _lower_edge(of_metric)
         for column, model in enumerate(models):
             panel = panels[row, column]
             rows = of_metric[of_metric["model"] == model]
+            if not len(rows):
+                panel.set_axis_off()
+                continue
             handles |= _panel(panel, rows, x, bottom, solvers)
             panel.set_title(f"{model}: {metric.title}", fontsize=10)
-            if column == 0:
-                panel.set_ylabel(f"|{metric.title}|" if metric.signed else metric.title)
-            if row == len(named) - 1:
-                panel.set_xlabel(x_label)
+            panel.set_ylabel(f"|{metric.title}|" if metric.signed else metric.title)
+        # Only now: fixing one end of a shared axis stops it from growing with the panels still to come.
+        panels[row, 0].set_ylim(bottom=bottom / 1.6)
+    for column in panels.T:
+        lowest = [panel for panel in column if panel.axison][-1]
+        lowest.set_xlabel(x_label)
+        lowest.tick_params(labelbottom=True)
+        _plain_ticks(lowest)
+    for row in panels:
+        first = next(panel for panel in row if panel.axison)
+        first.tick_params(labelleft=True)
     notes = [label for label in handles if label not in solvers]
     handles = {label: handles[label] for label in [s for s in solvers if s in handles] + notes}
     figure.legend(
@@ -122,7 +138,6 @@ def _panel(panel: Axes, rows: pd.DataFrame, x: str, bottom: float, solvers: list
         handles[str(solver)] = panel.plot([], [], marker=marker, markersize=5, **style)[0]
         if not solid.all():
             hollow = panel.plot([], [], marker="o", color="0.3", markerfacecolor="white", linestyle="", markersize=5)[0]
-    panel.set_ylim(bottom=bottom / 1.6)
     top = rows["size_floor_high"].max()
     if top > 0:
         band = panel.axhspan(
@@ -131,7 +146,6 @@ def _panel(panel: Axes, rows: pd.DataFrame, x: str, bottom: float, solvers: list
         handles["noise floor (exact draws, 95 %)"] = band
     if hollow is not None:
         handles["hollow: below 0 (or below the axis)"] = hollow
-    _plain_ticks(panel)
     panel.grid(True, which="major", color="0.9", linewidth=0.8, zorder=0)
     panel.spines[["top", "right"]].set_visible(False)
     return handles

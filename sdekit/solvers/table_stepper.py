@@ -46,7 +46,7 @@ class TableStepper(Stepper):
         if self._one_step:
             self._prepare_one_step(table, problem, p, q)
             self._run = self._run_one_step
-        elif table.history == 1 and not bool(table.draw.any()):
+        elif table.history == 1 and not bool(table.draw.any()) and _keeps_x(table, p):
             self._bare = True
             self._prepare_two_registers(table, p, q)
             self._run = self._run_two_registers
@@ -144,9 +144,9 @@ class TableStepper(Stepper):
         a = torch.where(state.active, state.x, 1.0)
         b = torch.where(state.active, state.m[:, 0], 0.0)
         a_point, b_point = point.x, point.m[:, 0]
-        at_x = torch.cat([torch.tensor([True], device="cpu"), ~point.active[:-1]])
+        at_x = _evaluated_at_x(table)
         folded = torch.where(at_x, a + b * p, a)
-        back = torch.where(at_x, b_point * p / folded, 0.0)
+        back = torch.where(at_x & (p != 0), b_point * p / folded, 0.0)
         self._x_of_x = folded.tolist()
         self._x_of_y = torch.where(at_x, 0.0, b * p).tolist()
         self._x_of_o = (b * q).tolist()
@@ -290,6 +290,18 @@ def _open(problem: Problem, draws: int, scales: Tensor | None = None) -> NoiseSt
     return problem.noise.open(
         tuple(x.shape), purpose="steps", dtype=x.dtype, device=x.device, draws=draws, scales=scales
     )
+
+
+def _evaluated_at_x(table: Table) -> Tensor:
+    """Which rows evaluate at the state, not at a point that the row before it set."""
+    return torch.cat([torch.tensor([True], device="cpu"), ~table.point.active[:-1]])
+
+
+def _keeps_x(table: Table, p: Tensor) -> bool:
+    """Whether the old x can be got back from the new one wherever a point needs it: A + B p is not 0 there."""
+    state = table.state
+    folded = torch.where(state.active, state.x + state.m[:, 0] * p, 1.0)
+    return not bool((_evaluated_at_x(table) & table.point.active & (p != 0) & (folded == 0)).any())
 
 
 def _scalar_column(values: Tensor, x: Tensor) -> Tensor:
