@@ -248,7 +248,14 @@ SLOW = ["--models", "digits:exact", "--solvers", "ddim,heun,ancestral", "--nfe",
 def started(folder, enough):
     """A comparison in a process of its own, once it has kept so many cells."""
     arguments = process("compare", *SLOW, "--workers", 1, "--out", folder)
-    child = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A runner in the background has SIGINT ignored, and its children inherit that: give the child its own again.
+    child = subprocess.Popen(
+        arguments,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 100
     while time.monotonic() < deadline and child.poll() is None:
         if len(list(folder.glob("cells/*.safetensors"))) >= enough:

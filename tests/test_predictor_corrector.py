@@ -114,10 +114,10 @@ def test_the_papers_batch_norms_make_a_sample_depend_on_its_batch_and_ours_do_no
 
 
 def test_norms_are_taken_in_float32_or_better():
-    # 60000 entries of 1 have the square sum 60000, beyond half precision.
-    z = torch.ones(1, 60000, dtype=torch.float16)
-    e = Langevin(snr=1.0).step_size(gaussian_model(VPSDE()), z, z, 0.5, 1.0)
-    assert float(e) == pytest.approx(2.0, rel=1e-6)
+    # 60000 entries of 1000 have the norm 245000, beyond half precision.
+    z = torch.full((1, 60000), 1000.0, dtype=torch.float16)
+    e = Langevin(snr=1.0).step_size(gaussian_model(VPSDE()), 0.5 * z, z, 0.5, 1.0)
+    assert float(e) == pytest.approx(8.0, rel=1e-5)  # 2 (1 z/s)^2, float32 sums
 
 
 def test_a_sample_without_a_score_is_not_moved_and_the_others_are():
