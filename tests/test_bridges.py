@@ -183,12 +183,12 @@ def test_encode_then_decode_is_the_identity(solver, sde):
     flow = sk.ProbabilityFlow(RING.score_model(sde))
     x = RING.sample(4, seed=0, dtype=torch.float64)
     adaptive = solver.startswith("scipy")
-    run = {"rtol": 1e-8, "atol": 1e-8} if adaptive else {"steps": 400, "grid": "log_snr"}
+    run = {"rtol": 1e-8, "atol": 1e-8} if adaptive else {"steps": 200, "grid": "log_snr"}
     latent = sk.solve(flow, x, t0=sde.t_min, t1=sde.t_max, solver=solver, **run).x
     back = sk.solve(flow, latent, t0=sde.t_max, t1=sde.t_min, solver=solver, **run).x
     assert float((latent - x).abs().max()) > 0.1
     # A first order method errs by about 1/N of the flow's length each way, one of order 2 by far less.
-    assert float((back - x).abs().max()) < {"ddim": 0.15, "heun": 5e-3}.get(solver, 1e-4)
+    assert float((back - x).abs().max()) < {"ddim": 0.3, "heun": 2e-2}.get(solver, 1e-4)
 
 
 def test_tolerances_and_limits_are_checked():

@@ -207,11 +207,11 @@ def test_the_networks_own_exceptions_pass_through(case):
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("prediction", ["noise", "data", "score", "velocity"])
+@pytest.mark.parametrize("prediction", ["noise", "data", "velocity"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_a_network_that_returns_its_own_input(case, prediction, dtype):
     # A solver that works in place must not write into what it reads.
-    run = {"seed": 0, "dtype": dtype, "t_end": 0.5}
+    run = {"seed": 0, "dtype": dtype, "t_end": 0.5, **({"rtol": 1e-2, "atol": 1e-2} if case.solver.adaptive else {})}
     ends = [
         case.sample(sk.ScoreModel(network, EDMSDE(t_max=3.0), prediction), (3, 16), 4, **run).x
         for network in (lambda x, t: x, lambda x, t: x.clone())
@@ -233,7 +233,7 @@ def test_a_network_that_returns_the_same_buffer_each_time(case, prediction, dtyp
         buffer = buffers.setdefault(x.shape, torch.empty_like(x))
         return buffer.copy_(answer(x, t))
 
-    run = {"seed": 0, "dtype": dtype, "t_end": 0.5}
+    run = {"seed": 0, "dtype": dtype, "t_end": 0.5, **({"rtol": 1e-2, "atol": 1e-2} if case.solver.adaptive else {})}
     ends = [
         case.sample(sk.ScoreModel(network, EDMSDE(t_max=3.0), prediction), (3, 16), 4, **run).x
         for network in (buffered, answer)
@@ -290,15 +290,14 @@ def first_bad_step(case: Case, times: Tensor, until: float) -> int:
     return found[0]
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf], ids=str)
 @pytest.mark.parametrize("case", FIXED, ids=str)
-def test_a_non_finite_state_names_solver_step_and_time(case, bad):
+def test_a_non_finite_state_names_solver_step_and_time(case):
     steps = 8 if is_slow(case) else 150  # beyond one stride of the loop
     times = torch.linspace(1.0, 0.01, steps + 1, dtype=torch.float64)
-    for k in (0, 1, 5) if is_slow(case) else (0, 1, 17, 131, 148):
+    for k, bad in ((0, math.inf), (5, math.nan)) if is_slow(case) else ((0, math.nan), (17, math.inf), (131, math.nan)):
         until = 0.5 * float(times[k] + times[k + 1]) if k else 2.0
         step = first_bad_step(case, times, until)
-        for watched in ({}, {"trajectory": True}):
+        for watched in ({}, {"trajectory": True}) if k else ({},):
             with pytest.raises(NonFiniteError) as caught:
                 on_grid(case, Breaking(until, bad), times, **watched)
             error = caught.value

@@ -217,8 +217,8 @@ def test_finite_on_every_sde_grid_and_count_to_t_min_and_to_0(case, sde):
         for grid in names:
             for end in ends:
                 _finite(case, sde, steps, grid=grid, t_end=end)
-    for steps in range(4 + SDES.index(sde) % 2, 51, 2):  # every count on half of the SDEs, grids and ends in turn
-        _finite(case, sde, steps, grid=names[steps % len(names)], t_end=ends[steps // 2 % 2])
+    for steps in range(4 + SDES.index(sde) % 3, 51, 3):  # every count on two of the SDEs, grids and ends in turn
+        _finite(case, sde, steps, grid=names[steps % len(names)], t_end=ends[steps % 2])
 
 
 @pytest.mark.parametrize("sde", SDES, ids=SDE_IDS)
@@ -378,9 +378,9 @@ def test_many_steps_give_the_flow(case, sde):
     target = sk.targets.Gaussian(torch.tensor([0.5, -1.0]), torch.tensor([0.3, 0.6]))
     start, end = sde.t_max * 0.9, max(sde.t_min, 0.01 * sde.t_max)
     x = float(sde.sigma(start)) * torch.randn(4, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    got = case.sample(target.score_model(sde), None, 400, x_T=x, t_start=start, t_end=end, grid="log_snr").x
-    # First order: 400 steps over 10 to 20 units of log-SNR, and as many in the states, err by a few hundredths.
-    tolerance = 0.06 if case.solver.order == 1 else 2e-3
+    got = case.sample(target.score_model(sde), None, 200, x_T=x, t_start=start, t_end=end, grid="log_snr").x
+    # First order: 200 steps over 10 to 20 units of log-SNR, and as many in the states, err by a few hundredths.
+    tolerance = 0.1 if case.solver.order == 1 else 8e-3
     assert float((got - target.flow_map(x, start, end, sde)).abs().max()) < tolerance
 
 

@@ -81,10 +81,6 @@ class NoiseSource(abc.ABC):
     def part(self, start: int, stop: int, total: int) -> NoiseSource:
         """The source for samples start … stop - 1 of `total`: the same draws for them as in the whole batch."""
 
-    def one_at_a_time(self) -> NoiseSource:
-        """The source to use where two streams draw in turn: one that draws nothing ahead of its time."""
-        return self
-
     def prior(self, shape: tuple[int, ...], *, t: float, dtype: torch.dtype, device: torch.device) -> Tensor:
         """One standard normal draw for the start of a solve at time t, as a tensor of its own."""
         return self.open(shape, purpose="prior", dtype=dtype, device=device, draws=1).next(t, t).clone()

@@ -26,14 +26,11 @@ class GeneratorNoise(NoiseSource):
     list: `torch.randn((1, *shape[1:]), …)` for each sample), in the order of the steps; nothing is ever reseeded.
     """
 
-    def __init__(
-        self, generator: torch.Generator | Sequence[torch.Generator] | None = None, *, ahead: int = _AHEAD
-    ) -> None:
+    def __init__(self, generator: torch.Generator | Sequence[torch.Generator] | None = None) -> None:
         many = isinstance(generator, Sequence)
         each: list[Any] = list(generator) if isinstance(generator, Sequence) else [generator]
         if not all(g is None or isinstance(g, torch.Generator) for g in each) or (many and None in each):
             raise ArgumentError(f"generator must be a torch.Generator, a list of them, or None; got {generator!r}.")
-        self._ahead = ahead
         self._single: torch.Generator | None = None if many else each[0]
         self._each: list[torch.Generator] | None = each if many else None
 
@@ -53,7 +50,7 @@ class GeneratorNoise(NoiseSource):
                     f"generator has {len(self._each)} entries for a batch of {shape[0]}; give one a sample."
                 )
             return _ListStream(shape, dtype, device, self._each, scales)
-        return _SingleStream(shape, dtype, device, self._single, draws, scales, self._ahead)
+        return _SingleStream(shape, dtype, device, self._single, draws, scales)
 
     def part(self, start: int, stop: int, total: int) -> NoiseSource:
         if self._each is not None:
@@ -68,9 +65,6 @@ class GeneratorNoise(NoiseSource):
                 "use seed=, seeds=, or a list of generators with chunk=."
             )
         return self
-
-    def one_at_a_time(self) -> NoiseSource:
-        return GeneratorNoise(self._each if self._each is not None else self._single, ahead=1)
 
     def __repr__(self) -> str:
         return f"GeneratorNoise({self._single if self._each is None else self._each!r})"
@@ -103,13 +97,12 @@ class _SingleStream(_TorchStream):
         generator: torch.Generator | None,
         draws: int | None,
         scales: Tensor | None,
-        ahead: int,
     ) -> None:
         self._generator = generator
         self._source_device = device if generator is None else generator.device
         size = math.prod(shape)
         whole = dtype == torch.float32 and self._source_device.type == "cpu" and size % 16 == 0
-        self._ahead = max(1, min(ahead, _AHEAD_ELEMENTS // size, draws or 1)) if whole else 1
+        self._ahead = max(1, min(_AHEAD, _AHEAD_ELEMENTS // size, draws or 1)) if whole else 1
         self.several = self._ahead > 1
         self._drawn = torch.empty(self._ahead, *shape, dtype=dtype, device=self._source_device)
         self._views = list(self._drawn.unbind(0))

@@ -91,12 +91,11 @@ class PredictorCorrector(FixedStepSolver):
                 "denoise='mean' leaves out the noise of the predictor's last step, and the predictor "
                 f"{self.predictor!r} adds none; take denoise=True."
             )
-        noise = problem.noise.one_at_a_time()
         if self.predictor is None:
             inner: Stepper = _Standing(problem)
         else:
             inner = self.predictor.stepper(
-                Problem(self._dynamics(model), problem.x, problem.times, noise, problem.last_noise)
+                Problem(self._dynamics(model), problem.x, problem.times, problem.noise, problem.last_noise)
             )
         stream = None
         if self.corrector is not None:
@@ -109,7 +108,7 @@ class PredictorCorrector(FixedStepSolver):
                     UserWarning,
                     stacklevel=2,
                 )
-            stream = noise.open(tuple(x.shape), purpose="corrector", dtype=x.dtype, device=x.device)
+            stream = problem.noise.open(tuple(x.shape), purpose="corrector", dtype=x.dtype, device=x.device)
         return _CorrectingStepper(inner, self.corrector, model, stream)
 
 
