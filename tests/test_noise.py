@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
+import sdekit as sk
 from sdekit.errors import ArgumentError, ShapeError, UnsupportedError
 from sdekit.noise import (
     FunctionNoise,
@@ -431,3 +433,21 @@ def test_seed_0_is_valid_and_a_numpy_integer_is_an_integer():
     zero = draws(noise_source(seed=0), (2, 2), 1)
     assert torch.equal(zero, draws(noise_source(seed=np.int64(0)), (2, 2), 1))
     assert not torch.equal(zero, draws(noise_source(seed=1), (2, 2), 1))
+
+
+def test_a_network_that_draws_from_the_global_rng_sees_what_a_plain_loop_would():
+    # Dropout between the steps: a draw of noise made ahead of its time would change the network's.
+    model = sk.ScoreModel(lambda x, t: torch.nn.functional.dropout(x, 0.5), sk.VPSDE())
+    start = torch.randn((4, 16), generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(0)
+    found = sk.sample(model, x_T=start, solver="euler_maruyama", steps=5)
+    torch.manual_seed(0)
+    x, times = start.clone(), found.times
+    for t, s in itertools.pairwise(times):
+        drift = sk.ReverseSDE(model).drift(x, t)
+        x = (
+            x
+            + drift * (s - t).float()
+            + model.sde.diffusion_coefficient(t).float() * (t - s).sqrt() * torch.randn(4, 16)
+        )
+    assert torch.allclose(found.x, x.float(), atol=1e-5)  # float32 rounding over 5 steps

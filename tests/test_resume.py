@@ -207,6 +207,12 @@ def test_a_state_of_another_solver_is_refused(other):
             sk.sample(MODEL, 4, "ancestral", 6, seed=3, resume=mine)
 
 
+def test_a_state_of_the_same_solver_with_other_options_is_refused():
+    state = sk.sample(MODEL, 4, "ddim", 6, eta=0.5, seed=3, stop=3).state
+    with pytest.raises(ArgumentError, match=r"eta=0\.5.*eta=1\.0"):
+        sk.sample(MODEL, 4, "ddim", 6, eta=1.0, seed=3, resume=state)
+
+
 def test_resume_takes_a_state_and_not_its_dict():
     state = sk.sample(MODEL, 4, "ancestral", 6, seed=3, stop=3).state
     with pytest.raises(ArgumentError, match="from_dict"):

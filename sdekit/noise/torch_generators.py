@@ -102,7 +102,9 @@ class _SingleStream(_TorchStream):
         self._source_device = device if generator is None else generator.device
         size = math.prod(shape)
         whole = dtype == torch.float32 and self._source_device.type == "cpu" and size % 16 == 0
-        self._ahead = max(1, min(_AHEAD, _AHEAD_ELEMENTS // size, draws or 1)) if whole else 1
+        # The global RNG is everyone's, the network's dropout too: there a draw ahead of its time would change theirs.
+        mine = whole and generator is not None
+        self._ahead = max(1, min(_AHEAD, _AHEAD_ELEMENTS // size, draws or 1)) if mine else 1
         self.several = self._ahead > 1
         self._drawn = torch.empty(self._ahead, *shape, dtype=dtype, device=self._source_device)
         self._views = list(self._drawn.unbind(0))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, ClassVar, Literal, final
 
 from torch import Tensor
@@ -147,7 +147,9 @@ class Solver(abc.ABC):
             )
 
     def options(self) -> dict[str, Any]:
-        """The options this object was made with, by name."""
+        """The options this object was made with, by name; a solver that is not a dataclass has none."""
+        if not is_dataclass(self):
+            return {}
         return {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
 
     def __repr__(self) -> str:

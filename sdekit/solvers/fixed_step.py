@@ -64,14 +64,16 @@ class FixedStepSolver(Solver):
     ) -> Solution:
         """Solve; from `resume` (a state of the same problem) where given, and to the end of step `stop` where given."""
         self.check(problem.dynamics)
-        return run_fixed(self.name, self.stepper, problem, observers or Observers(), resume=resume, stop=stop)
+        return run_fixed(
+            self.name, repr(self), self.stepper, problem, observers or Observers(), resume=resume, stop=stop
+        )
 
     def init(self, problem: Problem) -> HandState:
         """The state before the first step, to be moved by `step`."""
         self.check(problem.dynamics)
         dynamics = problem.dynamics.counted()
         stepper = self.stepper(Problem(dynamics, problem.x, problem.times, problem.noise, problem.last_noise))
-        return HandState(snapshot(self.name, stepper, 0, 0), stepper, dynamics)
+        return HandState(snapshot(repr(self), stepper, 0, 0), stepper, dynamics)
 
     def step(self, state: HandState) -> HandState:
         """The state one step on. The state given stays as it is.
@@ -88,4 +90,4 @@ class FixedStepSolver(Solver):
         with torch.no_grad():
             stepper.advance(k, k + 1)
         nfe = state.value.nfe + state.dynamics.counter.calls - calls
-        return HandState(snapshot(self.name, stepper, k + 1, nfe), stepper, state.dynamics)
+        return HandState(snapshot(repr(self), stepper, k + 1, nfe), stepper, state.dynamics)

@@ -22,15 +22,16 @@ __all__ = ["run_fixed", "snapshot"]
 _STRIDE = 128
 
 
-def snapshot(name: str, stepper: Stepper, step: int, nfe: int) -> SolveState:
-    """A copy of where the stepper of the solver `name` stands after `step` steps."""
+def snapshot(solver: str, stepper: Stepper, step: int, nfe: int) -> SolveState:
+    """A copy of where a stepper stands after `step` steps; `solver` is its solver with its options, as written."""
     registers = {name: r.clone() for name, r in stepper.registers().items()}
     t = float(stepper.times[step])
-    return SolveState(stepper.x.clone(), step, t, registers, stepper.noise_positions(), nfe, name)
+    return SolveState(stepper.x.clone(), step, t, registers, stepper.noise_positions(), nfe, solver)
 
 
 def run_fixed(
     name: str,
+    solver: str,
     make: Callable[[Problem], Stepper],
     problem: Problem,
     observers: Observers,
@@ -38,11 +39,14 @@ def run_fixed(
     resume: SolveState | None = None,
     stop: int | None = None,
 ) -> Solution:
-    """Drive the stepper of `make` over the problem's grid, from `resume` and to the end of step `stop` where given."""
+    """Drive the stepper of `make` over the problem's grid, from `resume` and to the end of step `stop` where given.
+
+    `name` is the solver's in messages; `solver`, its `repr`, tells whose a saved state is, options included.
+    """
     dynamics = problem.dynamics.counted()
     steps = len(problem.times) - 1
     if resume is not None:
-        _check_resume(name, resume, problem)
+        _check_resume(solver, resume, problem)
     last = steps if stop is None else stop
     first = 0 if resume is None else resume.step
     if isinstance(last, bool) or not isinstance(last, Integral) or not first <= last <= steps:
@@ -60,7 +64,9 @@ def run_fixed(
     with progress_bar(observers.progress, total=steps, initial=first, name=name) as bar:
         while k < last and not stopped:
             ahead = k + 1 if each else min(last, k + _STRIDE)
-            begin = snapshot(name, stepper, k, dynamics.counter.calls) if stepper.replayable and ahead > k + 1 else None
+            begin = (
+                snapshot(solver, stepper, k, dynamics.counter.calls) if stepper.replayable and ahead > k + 1 else None
+            )
             with guard():
                 stepper.advance(k, ahead)
                 finite = is_finite(stepper.x)
@@ -76,7 +82,7 @@ def run_fixed(
             if observers.trajectory:
                 kept.append(stepper.x.clone())
 
-    state = snapshot(name, stepper, k, dynamics.counter.calls)
+    state = snapshot(solver, stepper, k, dynamics.counter.calls)
     return Solution(
         x=state.x,
         t=state.t,
@@ -109,14 +115,14 @@ def _non_finite(
     return NonFiniteError(name, stop, float(stepper.times[stop]), [], start + 1)
 
 
-def _check_resume(name: str, state: SolveState, problem: Problem) -> None:
+def _check_resume(solver: str, state: SolveState, problem: Problem) -> None:
     steps = len(problem.times) - 1
     if not isinstance(state, SolveState):
         raise ArgumentError(
             f"resume takes a SolveState, got {type(state).__name__}; a saved dict becomes one by SolveState.from_dict."
         )
-    if state.solver != name:
-        raise ArgumentError(f"the saved state is one of solver {state.solver!r}; it cannot be resumed by {name!r}.")
+    if state.solver != solver:
+        raise ArgumentError(f"the saved state is one of {state.solver or 'no solver'}; {solver} cannot resume it.")
     if state.x.shape != problem.x.shape or state.x.dtype != problem.x.dtype:
         raise ArgumentError(
             f"the saved state holds {tuple(state.x.shape)} {state.x.dtype}, the problem {tuple(problem.x.shape)} "

@@ -24,7 +24,7 @@ class SolveState:
         registers: the solver's own tensors (past evaluations, an evaluation point), by name.
         noise_positions: draws taken from each noise stream.
         nfe: evaluations counted so far.
-        solver: the name of the solver that stands here.
+        solver: the solver that stands here, with its options, as its `repr` writes it.
     """
 
     x: Tensor

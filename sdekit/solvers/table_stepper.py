@@ -83,16 +83,16 @@ class TableStepper(Stepper):
     def _apart(self, o: Any, x: Tensor) -> Tensor:
         """The answer, checked; a copy where it is the input given back, which must not be written into while read."""
         answer = self._model.checked(o, x)
-        return answer.clone() if answer.data_ptr() == x.data_ptr() else answer
+        return answer.clone() if _storage(answer) == _storage(x) else answer
 
     def _run_without_noise(self, start: int, labels: list[Tensor], o: Tensor) -> None:
-        x, network, place = self._x, self._network, self._x.data_ptr()
+        x, network, place = self._x, self._network, _storage(self._x)
         stop, shape = start + len(labels), x.shape
         scalars, weights = _scalars(self._scalar_column[start:stop]), self._fold_b[start:stop]
         for i, (label, scalar, weight) in enumerate(zip(labels, scalars, weights, strict=True)):
             if i > 0:
                 o = network(x, label)
-            if o.__class__ is not Tensor or o.shape != shape or o.data_ptr() == place:
+            if o.__class__ is not Tensor or o.shape != shape or _storage(o) == place:
                 o = self._apart(o, x)
             x.mul_(scalar).add_(o, alpha=weight)
 
@@ -103,13 +103,15 @@ class TableStepper(Stepper):
         value: Tensor | None
         stop, shape, fold_a, fold_b = start + len(labels), x.shape, self._fold_a, self._fold_b
         value = first
+        place = _storage(x)
         if not stream.several:
-            draws_one_by_one = stream.each(self._times, self._after, start, stop)
-            for z, label, a, b in zip(draws_one_by_one, labels, fold_a[start:stop], fold_b[start:stop], strict=True):
+            following = stream.each(self._times, self._after, start, stop)
+            for label, a, b in zip(labels, fold_a[start:stop], fold_b[start:stop], strict=True):
+                # The network first: it may draw from the same generator, as in a plain loop it would.
                 o = network(x, label) if value is None else value
-                if o.__class__ is not Tensor or o.shape != shape or o.data_ptr() == x.data_ptr():
+                if o.__class__ is not Tensor or o.shape != shape or _storage(o) == place:
                     o = self._apart(o, x)
-                add(z, x, alpha=a, out=x).add_(o, alpha=b)
+                add(next(following), x, alpha=a, out=x).add_(o, alpha=b)
                 value = None
             return
         i = start
@@ -121,7 +123,8 @@ class TableStepper(Stepper):
             chained = len(draws) > 3 and draws[0].is_contiguous()
             for z, label, a, b in zip(draws, labels[i - start : j - start], fold_a[i:j], fold_b[i:j], strict=True):
                 o = network(x, label) if value is None else value
-                if o.__class__ is not Tensor or o.shape != shape or o.data_ptr() == x.data_ptr():
+                # Chained, a step writes into the draw and reads x, so that an answer that is x is safe.
+                if o.__class__ is not Tensor or o.shape != shape or (not chained and _storage(o) == place):
                     o = self._apart(o, x)
                 x = z.add_(x, alpha=a) if chained else add(z, x, alpha=a, out=x)
                 x.add_(o, alpha=b)
@@ -166,7 +169,7 @@ class TableStepper(Stepper):
         for i in range(start, stop):
             at = y if self._at_y else x
             o = raw(at, labels[i - start])
-            if o.data_ptr() == at.data_ptr():
+            if _storage(o) in (_storage(x), _storage(y)):
                 o = o.clone()
             if self._x_of_x[i] != 1:
                 x.mul_(x_scalars[i - start])
@@ -283,6 +286,11 @@ class _Columns:
         self.m: list[list[float]] = updates.m.tolist()
         self.z: list[list[float]] = updates.z.tolist()
         self.active: list[bool] = updates.active.tolist()
+
+
+def _storage(x: Tensor) -> int:
+    """Where the memory of x begins, whatever part of it x views."""
+    return x.untyped_storage().data_ptr()
 
 
 def _open(problem: Problem, draws: int, scales: Tensor | None = None) -> NoiseStream:
