@@ -117,11 +117,18 @@ def test_max_nfe_is_enforced_and_the_status_says_so(method, per_sample):
     assert out.status == "max_nfe"
     assert 0.002 < out.t < 80.0
     nfe = [out.nfe] if isinstance(out.nfe, int) else out.nfe.tolist()
-    # It stops after the step that reaches it; a step of the implicit methods may hold a Jacobian and Newton iterations.
-    assert all(60 <= n < 110 for n in nfe)
+    assert nfe == [60] * len(nfe)  # every one of them was wanted, and none more was made
     assert bool(torch.isfinite(out.x).all())
     assert len(out.trajectory) == len(out.trajectory_times) == 1  # t_end was not reached
     assert sk.sample(model, None, f"scipy:{method}", **{**run, "max_nfe": 10**6, "rtol": 1e-3}).status == "success"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_evaluation_is_too_few_to_start_with_and_said_so(method):
+    x = start(3, scale=80.0)
+    out = sk.sample(RING.score_model(EDMSDE()), None, f"scipy:{method}", x_T=x, max_nfe=1)
+    assert (out.status, out.nfe, out.t) == ("max_nfe", 1, 80.0)
+    assert torch.equal(out.x, x)
 
 
 def test_samples_that_stop_at_different_times():

@@ -35,6 +35,10 @@ def opened(source: NoiseSource, shape: tuple[int, ...], dtype: torch.dtype = tor
     return source.open(shape, **{"purpose": "steps", "dtype": dtype, "device": CPU, **kwargs})
 
 
+def at(time: float, count: int) -> Tensor:
+    return torch.full((count,), time, dtype=torch.float64)
+
+
 def draws(source: NoiseSource, shape: tuple[int, ...], count: int, start: int = 0, **kwargs) -> Tensor:
     stream = opened(source, shape, **kwargs)
     if start:
@@ -105,7 +109,7 @@ def test_draws_ahead_are_the_next_draws_and_may_be_overwritten(source, size):
     stream, k = fresh(), 0
     while k < 70:
         wanted = 1 + k % 5
-        got = stream.ahead([1.0] * 70, [0.0] * 70, k, min(70, k + wanted))
+        got = stream.ahead(at(1.0, 70), at(0.0, 70), k, min(70, k + wanted))
         assert 1 <= len(got) <= wanted
         for z in got:
             assert torch.equal(z, straight[k])
@@ -116,10 +120,10 @@ def test_draws_ahead_are_the_next_draws_and_may_be_overwritten(source, size):
         for position in (1, 40, 39, 2):
             stream.seek(position)
             assert torch.equal(stream.next(1.0, 0.0), straight[position])
-        for take in (lambda: stream.ahead([1.0] * 70, [0.0] * 70, 0, 1)[0], lambda: stream.next(1.0, 0.0)):
+        for take in (lambda: stream.ahead(at(1.0, 70), at(0.0, 70), 0, 1)[0], lambda: stream.next(1.0, 0.0)):
             stream.seek(3)
             assert torch.equal(take(), straight[3])
-            stream.ahead([1.0] * 70, [0.0] * 70, 4, 6)[0].zero_()
+            stream.ahead(at(1.0, 70), at(0.0, 70), 4, 6)[0].zero_()
             stream.seek(4)
             assert torch.equal(take(), straight[4])
 
@@ -130,7 +134,7 @@ def test_draws_one_by_one_are_the_next_draws(source, size):
     straight = draws(source, (3, *size), 40)
     stream = opened(source, (3, *size), draws=40)
     assert torch.equal(stream.next(1.0, 0.0), straight[0])
-    for k, z in enumerate(stream.each([1.0] * 40, [0.0] * 40, 1, 20), start=1):
+    for k, z in enumerate(stream.each(at(1.0, 40), at(0.0, 40), 1, 20), start=1):
         assert torch.equal(z, straight[k])
     for position in (0, 19, 20, 5):
         stream.seek(position)
@@ -147,7 +151,7 @@ def test_draws_taken_one_at_a_time_cost_no_more_than_draws_taken_together(monkey
         filled.clear()
         stream, k = opened(SeedsNoise(range(5)), (5, 20), draws=200), 0
         while k < 200:
-            k += len(stream.ahead([1.0] * 200, [0.0] * 200, k, min(200, k + most)))
+            k += len(stream.ahead(at(1.0, 200), at(0.0, 200), k, min(200, k + most)))
         return list(filled)
 
     assert 1 < len(fills(200)) < 50
@@ -327,7 +331,7 @@ def test_nothing_is_drawn_that_was_not_asked_for(shape):
         taken = 1
         stream.next(1.0, 0.9)
         while taken < 6:
-            taken += len(stream.ahead([1.0] * 30, [0.9] * 30, taken, 6))
+            taken += len(stream.ahead(at(1.0, 30), at(0.9, 30), taken, 6))
         for _ in range(6):
             torch.randn(shape, generator=theirs)
         assert torch.equal(mine.get_state(), theirs.get_state())
@@ -379,7 +383,7 @@ def test_a_function_is_asked_for_each_step_in_turn():
 def test_what_a_function_returns_is_not_written_into():
     buffer = torch.ones(2, 3)
     stream = opened(FunctionNoise(lambda t, s, shape: buffer), (2, 3))
-    stream.ahead([1.0], [0.0], 0, 1)[0].zero_()
+    stream.ahead(at(1.0, 1), at(0.0, 1), 0, 1)[0].zero_()
     FunctionNoise(lambda t, s, shape: buffer).prior((2, 3), t=1.0, dtype=torch.float32, device=CPU).zero_()
     assert torch.equal(buffer, torch.ones(2, 3))
 

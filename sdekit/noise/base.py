@@ -7,7 +7,7 @@ hands out draw after draw and knows its position, so that a solve can be saved, 
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -21,7 +21,7 @@ Purpose = Literal["prior", "steps", "corrector", "probes"]
 class NoiseStream(abc.ABC):
     """Draws z_0, z_1, … of one shape, each of independent N(0, 1) entries.
 
-    `several` says whether `ahead` makes several draws at once; where it does not, `each` is the cheaper.
+    `several` says whether `ahead` makes several draws at once, each contiguous; where it does not, `each` is to be taken.
     """
 
     seekable: bool
@@ -35,17 +35,20 @@ class NoiseStream(abc.ABC):
         The tensor may be overwritten by the next call: copy what must stay.
         """
 
-    def each(self, at: Sequence[float], after: Sequence[float], start: int, stop: int) -> Iterator[Tensor]:
-        """The next stop - start draws one by one; each may be overwritten by the one after it."""
-        for k in range(start, stop):
-            yield self.next(at[k], after[k])
+    def each(self, at: Tensor, after: Tensor, start: int, stop: int) -> Iterator[Tensor]:
+        """The next draws one by one, for the steps from at[k] to after[k] (float64, (R,)), start <= k < stop.
 
-    def ahead(self, at: Sequence[float], after: Sequence[float], start: int, stop: int) -> list[Tensor]:
-        """The next draws, for the steps from at[k] to after[k], start <= k < stop: one or more, at most stop - start.
+        Each may be overwritten by the one after it.
+        """
+        for t, s in zip(at[start:stop].tolist(), after[start:stop].tolist(), strict=True):
+            yield self.next(t, s)
+
+    def ahead(self, at: Tensor, after: Tensor, start: int, stop: int) -> list[Tensor]:
+        """One or more of the draws that `each` would make, at most stop - start.
 
         They may be written into, and may be overwritten by the next call.
         """
-        return [self.next(at[start], after[start])]
+        return [self.next(float(at[start]), float(after[start]))]
 
     @abc.abstractmethod
     def seek(self, position: int) -> None:

@@ -3,13 +3,15 @@ r"""Noise keyed by (seed, sample index, position): the same draw alone or in a b
 Draws are made in float32 on the CPU, in blocks of S consecutive samples by K consecutive positions, each block
 from a Mersenne Twister seeded by a key of (seed, purpose, block of samples, block of positions), and then cut, cast
 and moved. S and K depend on the size d of one sample and on nothing else, so any split of a batch sees the same
-numbers; a block is about 16,000 numbers (fewer for small d), so that seeding costs a few per cent of drawing.
+numbers. Small samples are drawn a whole block at a time. From d = 64 up one position is a fill of its own, about 16,000
+numbers, and the K of a block follow one another from the same generator; going back to a position draws those of its
+block before it again.
 
 The key is mix(h + i M1 + p M2) with mix the bijective 32-bit mix of MurmurHash3, M1 and M2 odd, i the block of samples
 and p that of positions. With one seed for all, h = mix(seed + digest of the purpose); with a seed for each sample, h is
 the digest of the purpose and i the seed. (Seeds beyond 32 bits put their high part into the digest.) So within a
 purpose no two seeds below 2^32 share a key at the same i and p; within a seed no two blocks do while i < 800,000 and
-p < 1,700. Keys have 32 bits, all that a Mersenne Twister is seeded with: among very many blocks of different seeds a
+p < 1,700 (27,000 positions and more). Keys have 32 bits, all that a Mersenne Twister is seeded with: among very many blocks of different seeds a
 few are bound to be equal somewhere.
 """
 
@@ -32,6 +34,7 @@ __all__ = ["KeyedNoise", "SeedsNoise"]
 
 _BLOCK = 16384
 _SMALL = 64
+_RUN = 16
 _KEYS = 256
 _LOW = np.uint64(0xFFFFFFFF)
 
@@ -43,13 +46,18 @@ def check_seed(name: str, seed: object) -> int:
     return int(seed)
 
 
-def block_sizes(d: int, *, alone: bool) -> tuple[int, int]:
-    """(S, K): samples and positions of one block, for samples of d numbers; alone: every sample has its own key."""
+def block_sizes(d: int, *, alone: bool) -> tuple[int, int, bool]:
+    """(S, K, whole) for samples of d numbers: samples and positions of a block, and whether it is drawn in one fill.
+
+    alone: every sample has its own key.
+    """
     if alone:
-        return 1, max(1, min(64, _power_of_two(_BLOCK // d)))
+        positions = min(64, _power_of_two(_BLOCK // d))
+        return (1, positions, True) if positions > 1 else (1, _RUN, False)
     if d >= _SMALL:
-        return _power_of_two(_BLOCK // d), 1
-    return _SMALL, min(64, _power_of_two(_BLOCK // (_SMALL * d)))
+        # Up to 8 of the larger samples share a fill of at most twice the usual size: a call less for each.
+        return max(_power_of_two(_BLOCK // d), min(8, _power_of_two(2 * _BLOCK // d))), _RUN, False
+    return _SMALL, min(64, _power_of_two(_BLOCK // (_SMALL * d))), True
 
 
 def _power_of_two(n: int) -> int:
@@ -101,13 +109,13 @@ class KeyedNoise(NoiseSource):
         draws: int | None = None,
         scales: Tensor | None = None,
     ) -> NoiseStream:
-        samples, positions = block_sizes(math.prod(shape[1:]), alone=False)
+        samples, positions, whole = block_sizes(math.prod(shape[1:]), alone=False)
         low, high = self.first // samples, (self.first + shape[0] - 1) // samples
         blocks = np.arange(low, high + 1)
         mixed = _mix(np.array([self.seed & 0xFFFFFFFF], dtype=np.uint64) + np.uint64(_digest(self.seed, purpose)))
         base = np.full(len(blocks), mixed[0])
         offset = self.first - low * samples
-        return _BlockStream(shape, dtype, device, base, blocks, samples, positions, offset, scales)
+        return _BlockStream(shape, dtype, device, base, blocks, samples, positions, whole, offset, scales)
 
     def part(self, start: int, stop: int, total: int) -> NoiseSource:
         return KeyedNoise(self.seed, self.first + start)
@@ -137,11 +145,11 @@ class SeedsNoise(NoiseSource):
     ) -> NoiseStream:
         if len(self.seeds) != shape[0]:
             raise ArgumentError(f"seeds has {len(self.seeds)} entries for a batch of {shape[0]}; give one a sample.")
-        samples, positions = block_sizes(math.prod(shape[1:]), alone=True)
+        samples, positions, whole = block_sizes(math.prod(shape[1:]), alone=True)
         # The purpose is marked as the alone kind, so that seeds=[s] and seed=s are two streams, not halves of one.
         base = np.array([_digest(seed, f"{purpose}/alone") for seed in self.seeds], dtype=np.uint64)
         blocks = np.array([seed & 0xFFFFFFFF for seed in self.seeds], dtype=np.uint64)
-        return _BlockStream(shape, dtype, device, base, blocks, samples, positions, 0, scales)
+        return _BlockStream(shape, dtype, device, base, blocks, samples, positions, whole, 0, scales)
 
     def part(self, start: int, stop: int, total: int) -> NoiseSource:
         if len(self.seeds) != total:
@@ -154,7 +162,7 @@ class SeedsNoise(NoiseSource):
 
 @final
 class _BlockStream(NoiseStream):
-    """Fills K positions at a time and hands out prepared views, so that a draw costs a list look-up."""
+    """Fills one or K positions at a time and hands out prepared views, so that a draw costs a list look-up."""
 
     seekable = True
 
@@ -167,31 +175,36 @@ class _BlockStream(NoiseStream):
         blocks: np.ndarray,
         samples: int,
         positions: int,
+        whole: bool,
         offset: int,
         scales: Tensor | None,
     ) -> None:
         self._base, self._blocks = base, blocks
-        self._generator = torch.Generator(device="cpu")
-        self._positions = positions
-        self.several = positions > 1
+        # A block drawn whole is seeded and filled at once, so one generator serves all of them; where the positions
+        # of a block follow one another, each block of samples keeps its own generator between them.
+        self._positions, self._run = (positions, 1) if whole else (1, positions)
+        own = 1 if whole else len(blocks)
+        self._generators = [torch.Generator(device="cpu") for _ in range(own)] * (len(blocks) // own)
+        self._many = self._positions > 1
         n, d = shape[0], math.prod(shape[1:])
-        drawn = torch.empty(len(blocks), positions, samples, d, dtype=torch.float32, device="cpu")
+        drawn = torch.empty(len(blocks), self._positions, samples, d, dtype=torch.float32, device="cpu")
         self._fills = list(drawn.reshape(len(blocks), -1).unbind(0))
+        self._running = -1  # the position that the generators come to next, where they run on
         in_place = dtype == torch.float32 and device.type == "cpu"
         # Views of what was drawn where strides allow it; otherwise one copy a fill, into (K, B, d).
         self._copies: list[tuple[Tensor, Tensor]] = []
-        if len(blocks) == 1 or positions == 1:
-            views = drawn.transpose(0, 1).view(positions, len(blocks) * samples, d)[:, offset : offset + n]
+        if len(blocks) == 1 or not self._many:
+            views = drawn.transpose(0, 1).view(self._positions, len(blocks) * samples, d)[:, offset : offset + n]
         elif samples == 1:
             views = drawn[:, :, 0].transpose(0, 1)
         else:
-            views = torch.empty(positions, n, d, dtype=torch.float32, device="cpu")
-            whole = drawn.transpose(0, 1)
+            views = torch.empty(self._positions, n, d, dtype=torch.float32, device="cpu")
+            by_position = drawn.transpose(0, 1)
             row = 0
             for b in range(len(blocks)):
                 start = offset if b == 0 else 0
                 stop = min(samples, start + n - row)
-                self._copies.append((views[:, row : row + stop - start], whole[:, b, start:stop]))
+                self._copies.append((views[:, row : row + stop - start], by_position[:, b, start:stop]))
                 row += stop - start
         # Scales are applied in float32 where the state is no wider: for single positions by the draw itself, which
         # costs nothing; otherwise to the block. A float64 state takes float32 draws scaled in float64.
@@ -199,12 +212,12 @@ class _BlockStream(NoiseStream):
         self._scales: Tensor | None = None
         self._drawn = self._scaled = views
         if scales is not None:
-            if positions == 1 and dtype != torch.float64:
+            if not self._many and dtype != torch.float64:
                 self._deviations = scales.tolist()
             else:
-                whole_blocks = scales.new_zeros(-(-len(scales) // positions) * positions)
+                whole_blocks = scales.new_zeros(-(-len(scales) // self._positions) * self._positions)
                 whole_blocks[: len(scales)] = scales
-                self._scales = whole_blocks.view(-1, positions, 1, 1)
+                self._scales = whole_blocks.view(-1, self._positions, 1, 1)
         self._cast: Tensor | None = None
         if not in_place:
             self._cast = views = torch.empty(views.shape, dtype=dtype, device=device)
@@ -212,7 +225,8 @@ class _BlockStream(NoiseStream):
                 self._scaled = self._cast
         if self._scales is not None:
             self._scales = self._scales.to(device=self._scaled.device, dtype=self._scaled.dtype)
-        self._views = list(views.view(positions, *shape).unbind(0))
+        self._views = list(views.view(self._positions, *shape).unbind(0))
+        self.several = self._many and self._views[0].is_contiguous()
         self._filled, self._taken = -1, 0
         self._keys: list[list[int]] = []
         self._keyed = range(0)
@@ -224,22 +238,23 @@ class _BlockStream(NoiseStream):
         self.position += 1
         return self._views[place]
 
-    def each(self, at: Sequence[float], after: Sequence[float], start: int, stop: int) -> Iterator[Tensor]:
-        if self.several or self._copies or self._cast is not None or self._scales is not None:
+    def each(self, at: Tensor, after: Tensor, start: int, stop: int) -> Iterator[Tensor]:
+        if self._many or self._copies or self._cast is not None or self._scales is not None:
             yield from super().each(at, after, start, stop)
             return
         # One position a block, drawn in place: nothing but the fills.
-        view, fills, generator, seed = self._views[0], self._fills, self._generator, self._generator.manual_seed
-        deviations, self._filled = self._deviations, -1
+        view, pairs = self._views[0], list(zip(self._fills, self._generators, strict=True))
+        deviations, run, self._filled = self._deviations, self._run, -1
         for position in range(self.position, self.position + stop - start):
+            if position != self._running or position % run == 0:
+                self._go_to(position)
             deviation = 1.0 if deviations is None else deviations[position]
-            for fill, key in zip(fills, self._keys_at(position), strict=True):
-                seed(key)
+            for fill, generator in pairs:
                 fill.normal_(0.0, deviation, generator=generator)
-            self.position = position + 1
+            self._running = self.position = position + 1
             yield view
 
-    def ahead(self, at: Sequence[float], after: Sequence[float], start: int, stop: int) -> list[Tensor]:
+    def ahead(self, at: Tensor, after: Tensor, start: int, stop: int) -> list[Tensor]:
         block, place = divmod(self.position, self._positions)
         if block != self._filled or place < self._taken:
             self._fill(block)
@@ -258,11 +273,26 @@ class _BlockStream(NoiseStream):
             self._keys = _keys(self._base, self._blocks, self._keyed)
         return self._keys[block - self._keyed.start]
 
+    def _go_to(self, block: int) -> None:
+        """Make the generators ready for a block: seeded, and where they run on, past the positions before it."""
+        key_of, place = divmod(block, self._run)
+        for fill, generator, key in zip(self._fills, self._generators, self._keys_at(key_of), strict=True):
+            generator.manual_seed(key)
+            for _ in range(place):
+                fill.normal_(generator=generator)
+        self._running = block
+
     def _fill(self, block: int) -> None:
-        generator = self._generator
         deviation = 1.0 if self._deviations is None else self._deviations[block]
-        for fill, key in zip(self._fills, self._keys_at(block), strict=True):
-            fill.normal_(0.0, deviation, generator=generator.manual_seed(key))
+        if self._many:
+            for fill, generator, key in zip(self._fills, self._generators, self._keys_at(block), strict=True):
+                fill.normal_(0.0, deviation, generator=generator.manual_seed(key))
+        else:
+            if block != self._running or block % self._run == 0:
+                self._go_to(block)
+            for fill, generator in zip(self._fills, self._generators, strict=True):
+                fill.normal_(0.0, deviation, generator=generator)
+            self._running = block + 1
         for to, source in self._copies:
             to.copy_(source)
         narrow = self._scaled is self._drawn

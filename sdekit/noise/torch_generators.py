@@ -121,9 +121,9 @@ class _SingleStream(_TorchStream):
         z = self._draw(1)[0]
         return z if self._moved is None else self._moved.copy_(z)
 
-    def ahead(self, at: Sequence[float], after: Sequence[float], start: int, stop: int) -> list[Tensor]:
+    def ahead(self, at: Tensor, after: Tensor, start: int, stop: int) -> list[Tensor]:
         if self._moved is not None:
-            return [self.next(at[start], after[start])]
+            return super().ahead(at, after, start, stop)
         return self._draw(min(self._ahead, stop - start))
 
     def _draw(self, count: int) -> list[Tensor]:

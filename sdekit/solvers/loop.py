@@ -19,7 +19,7 @@ from sdekit.solvers.solution import Solution, SolveState, first_bad_samples
 
 __all__ = ["run_fixed", "snapshot"]
 
-_STRIDE = 128
+_STRIDE = 256
 
 
 def snapshot(solver: str, stepper: Stepper, step: int, nfe: int) -> SolveState:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, final
 
@@ -32,9 +33,9 @@ class TableStepper(Stepper):
             raise ArgumentError(
                 f"the table ends {len(self._ends) - 1} steps, but the grid has {len(problem.times) - 1}."
             )
-        self._times: list[float] = table.t.tolist()
+        self._times = table.t
         step_of_row = torch.cumsum(table.ends_step, 0) - table.ends_step.long()
-        self._after: list[float] = problem.times[step_of_row + 1].tolist()
+        self._after = problem.times[step_of_row + 1]
         self._label_column = model.label_column(table.t, self._x)
         p, q = conversion(model.prediction, table.representation, model.sde, table.t)
         self._stream: NoiseStream | None = None
@@ -66,71 +67,66 @@ class TableStepper(Stepper):
             self._stream = _open(problem, len(table), scales=table.state.z[:, 0])
 
     def _run_one_step(self, start: int, stop: int) -> None:
-        # The first evaluation is made with every check; the rest are bare calls, counted together.
-        x, model = self._x, self._model
-        labels = self._labels(start, stop)
-        first = model.raw(x, labels[0])
+        # Bare calls of the network, counted together; an answer that is not plainly right goes through `_apart`.
         if self._stream is None:
-            self._run_without_noise(start, labels, first)
+            self._run_without_noise(start, stop)
+        elif self._stream.several:
+            self._run_with_draws_ahead(self._stream, start, stop)
         else:
-            self._run_with_noise(start, labels, first)
-        model.counter.calls += stop - start - 1
+            self._run_with_noise(self._stream, start, stop)
+        self._model.counter.calls += stop - start
 
     def _labels(self, start: int, stop: int) -> list[Tensor]:
-        """What the network takes as t in these rows, as (B,) views of one small tensor."""
-        return list(self._label_column[start:stop, None].expand(-1, self._x.shape[0]).unbind(0))
+        """What the network takes as t in these rows, as (B,) views of one small tensor.
+
+        Of a copy made here: in inference mode it is an inference tensor, whose views cost a third less.
+        """
+        column = self._label_column[start:stop].clone()
+        return list(column[:, None].expand(-1, self._x.shape[0]).unbind(0))
 
     def _apart(self, o: Any, x: Tensor) -> Tensor:
         """The answer, checked; a copy where it is the input given back, which must not be written into while read."""
         answer = self._model.checked(o, x)
         return answer.clone() if _storage(answer) == _storage(x) else answer
 
-    def _run_without_noise(self, start: int, labels: list[Tensor], o: Tensor) -> None:
-        x, network, place = self._x, self._network, _storage(self._x)
-        stop, shape = start + len(labels), x.shape
+    def _run_without_noise(self, start: int, stop: int) -> None:
+        x, network, place, shape = self._x, self._network, _storage(self._x), self._x.shape
         scalars, weights = _scalars(self._scalar_column[start:stop]), self._fold_b[start:stop]
-        for i, (label, scalar, weight) in enumerate(zip(labels, scalars, weights, strict=True)):
-            if i > 0:
-                o = network(x, label)
+        for label, scalar, weight in zip(self._labels(start, stop), scalars, weights, strict=True):
+            o = network(x, label)
             if o.__class__ is not Tensor or o.shape != shape or _storage(o) == place:
                 o = self._apart(o, x)
             x.mul_(scalar).add_(o, alpha=weight)
 
-    def _run_with_noise(self, start: int, labels: list[Tensor], first: Tensor) -> None:
-        x, network, stream, add = self._x, self._network, self._stream, torch.add
-        if stream is None:
-            return
-        value: Tensor | None
-        stop, shape, fold_a, fold_b = start + len(labels), x.shape, self._fold_a, self._fold_b
-        value = first
-        place = _storage(x)
-        if not stream.several:
-            following = stream.each(self._times, self._after, start, stop)
-            for label, a, b in zip(labels, fold_a[start:stop], fold_b[start:stop], strict=True):
-                # The network first: it may draw from the same generator, as in a plain loop it would.
-                o = network(x, label) if value is None else value
-                if o.__class__ is not Tensor or o.shape != shape or _storage(o) == place:
-                    o = self._apart(o, x)
-                add(next(following), x, alpha=a, out=x).add_(o, alpha=b)
-                value = None
-            return
+    def _run_with_noise(self, stream: NoiseStream, start: int, stop: int) -> None:
+        x, network, place, shape, add = self._x, self._network, _storage(self._x), self._x.shape, torch.add
+        labels, fold_a, fold_b = self._labels(start, stop), self._fold_a[start:stop], self._fold_b[start:stop]
+        draws = stream.each(self._times, self._after, start, stop)
+        for label, a, b in zip(labels, fold_a, fold_b, strict=True):
+            # The network first: it may draw from the same generator, as in a plain loop it would.
+            o = network(x, label)
+            if o.__class__ is not Tensor or o.shape != shape or _storage(o) == place:
+                o = self._apart(o, x)
+            add(next(draws), x, alpha=a, out=x).add_(o, alpha=b)
+
+    def _run_with_draws_ahead(self, stream: NoiseStream, start: int, stop: int) -> None:
+        """Several draws at hand: each becomes the next state in turn, which on small states is cheaper than an addition
+        into a third tensor. The state is copied out before the draws are overwritten.
+        """
+        x, network, shape = self._x, self._network, self._x.shape
+        labels, fold_a, fold_b = self._labels(start, stop), self._fold_a, self._fold_b
         i = start
         while i < stop:
             draws = stream.ahead(self._times, self._after, i, stop)
             j = i + len(draws)
-            # With several draws at hand, each becomes the next state in turn: on small states an addition into the
-            # draw is cheaper than one into a third tensor. The state is copied out before the draws are overwritten.
-            chained = len(draws) > 3 and draws[0].is_contiguous()
             for z, label, a, b in zip(draws, labels[i - start : j - start], fold_a[i:j], fold_b[i:j], strict=True):
-                o = network(x, label) if value is None else value
-                # Chained, a step writes into the draw and reads x, so that an answer that is x is safe.
-                if o.__class__ is not Tensor or o.shape != shape or (not chained and _storage(o) == place):
-                    o = self._apart(o, x)
-                x = z.add_(x, alpha=a) if chained else add(z, x, alpha=a, out=x)
+                o = network(x, label)
+                # The step writes into the draw and reads x, so that an answer that is x is safe.
+                if o.__class__ is not Tensor or o.shape != shape:
+                    o = self._model.checked(o, x)
+                x = z.add_(x, alpha=a)
                 x.add_(o, alpha=b)
-                value = None
-            if chained:
-                x = self._x.copy_(x)
+            x = self._x.copy_(x)
             i = j
 
     # No value kept and no noise (two-stage Runge-Kutta): x and y in the network's own output -----------------------
@@ -198,6 +194,7 @@ class TableStepper(Stepper):
         draws = int(table.draw.sum())
         if draws:
             self._stream = _open(problem, draws)
+        self._drawing = table.draw
         self._draw: list[bool] = table.draw.tolist()
         self._drawn: list[int] = torch.cumsum(table.draw, 0).tolist()
         self._state, self._point = _Columns(table.state, x), _Columns(table.point, x)
@@ -206,6 +203,7 @@ class TableStepper(Stepper):
         x, y, raw = self._x, self._y, self._model.raw
         values, noises, state, point = self._values, self._noises, self._state, self._point
         labels = self._labels(start, stop)
+        draws = None if self._stream is None else self._following(self._stream, start, stop)
         state_x, point_x = _scalars(state.x[start:stop]), _scalars(point.x[start:stop])
         for i in range(start, stop):
             at = y if self._at_y and y is not None else x
@@ -217,8 +215,8 @@ class TableStepper(Stepper):
                 torch.mul(o, q, out=value)
             else:
                 value.copy_(o)
-            if self._draw[i] and self._stream is not None:
-                noises[(self._drawn[i] - 1) % len(noises)].copy_(self._stream.next(self._times[i], self._after[i]))
+            if self._draw[i] and draws is not None:
+                noises[(self._drawn[i] - 1) % len(noises)].copy_(next(draws))
             if state.active[i]:
                 x.mul_(state_x[i - start])
                 self._add(x, state, i)
@@ -226,6 +224,12 @@ class TableStepper(Stepper):
             if self._at_y and y is not None:
                 torch.mul(x, point_x[i - start], out=y)
                 self._add(y, point, i)
+
+    def _following(self, stream: NoiseStream, start: int, stop: int) -> Iterator[Tensor]:
+        """The draws of these rows, one by one; made when they are asked for."""
+        drawing = self._drawing[start:stop]
+        at, after = self._times[start:stop][drawing], self._after[start:stop][drawing]
+        return stream.each(at, after, 0, len(at))
 
     def _add(self, to: Tensor, columns: _Columns, i: int) -> None:
         """to += sum_j B_j m_{-j} + sum_j C_j z_{-j} of row i."""

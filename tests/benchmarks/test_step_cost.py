@@ -16,7 +16,7 @@ import torch
 import sdekit as sk
 
 SIZES = {"tiny": (64, 2), "small": (256, 64), "image": (16, 3, 32, 32), "large": (64, 3, 32, 32)}
-STEPS = {"tiny": 2000, "small": 500, "image": 200, "large": 60}
+STEPS = {"tiny": 10000, "small": 500, "image": 200, "large": 60}
 SOLVERS = {
     "euler_maruyama, seed": ("euler_maruyama", {"seed": 0}),
     "euler_maruyama, global RNG": ("euler_maruyama", {}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -37,7 +38,8 @@ class ScipyODE(AdaptiveSolver):
         method: RK45, RK23, DOP853, LSODA, Radau or BDF.
         rtol: relative tolerance of a step.
         atol: absolute tolerance of a step.
-        max_nfe: stop with status "max_nfe" once this many evaluations are made; no limit unless given.
+        max_nfe: the evaluations allowed, never exceeded; a solve that would need more ends with status "max_nfe" where
+            its last whole step did. No limit unless given.
         per_sample: solve sample by sample.
 
     Virtanen et al. 2020, doi 10.1038/s41592-019-0686-2.
@@ -113,6 +115,8 @@ class ScipyODE(AdaptiveSolver):
         steps_done = 0
 
         def derivative(t: float, y: np.ndarray) -> np.ndarray:
+            if self.max_nfe is not None and dynamics.counter.calls >= self.max_nfe:
+                raise _Exhausted
             x = torch.from_numpy(y).to(device=x0.device, dtype=x0.dtype).reshape(x0.shape)
             with torch.no_grad():
                 dx = dynamics.drift(x, torch.tensor(t, dtype=torch.float64, device=x0.device))
@@ -127,37 +131,37 @@ class ScipyODE(AdaptiveSolver):
         make: Any = getattr(scipy.integrate, self.method)
         y0 = x0.detach().to(device="cpu", dtype=torch.float64).reshape(-1).numpy().copy()
         structure = _jacobian_structure(self.method, x0.shape)
-        solver = make(derivative, start, y0, end, rtol=self.rtol, atol=self.atol, **structure)
         status: Status = "success"
+        reached, at = y0.copy(), start
         kept = [y0] if watch.trajectory else []
         wanted = times[1:]
-        with progress_bar(watch.progress, total=1.0, name=self.name, unit="T") as bar:
+        with progress_bar(watch.progress, total=1.0, name=self.name, unit="T") as bar, suppress(_Exhausted):
+            status = "max_nfe"  # what it is if one of these calls is refused an evaluation
+            solver = make(derivative, start, y0, end, rtol=self.rtol, atol=self.atol, **structure)
             while solver.status == "running":
-                if self.max_nfe is not None and dynamics.counter.calls >= self.max_nfe:
-                    status = "max_nfe"
-                    break
                 solver.step()
                 if solver.status == "failed":
-                    status = "failed"
                     break
                 steps_done += 1
-                bar.update(abs(solver.t - start) / abs(end - start) - bar.n)
+                reached, at = solver.y.copy(), float(solver.t)
+                bar.update(abs(at - start) / abs(end - start) - bar.n)
                 if watch.trajectory:
                     inside = None
-                    while wanted and (wanted[0] - solver.t) * solver.direction <= 0:
-                        at = wanted.pop(0)
-                        if at == solver.t:
-                            kept.append(solver.y.copy())
-                            continue
-                        inside = inside or solver.dense_output()
-                        kept.append(inside(at))
+                    while wanted and (wanted[0] - at) * solver.direction <= 0:
+                        if wanted[0] == at:
+                            kept.append(reached)
+                        else:
+                            inside = inside or solver.dense_output()
+                            kept.append(inside(wanted[0]))
+                        wanted.pop(0)
+            status = "failed" if solver.status == "failed" else "success"
 
         def state(y: np.ndarray) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(y)).to(device=x0.device, dtype=x0.dtype).reshape(x0.shape)
 
         return Solution(
-            x=state(solver.y.copy()),
-            t=float(solver.t),
+            x=state(reached),
+            t=at,
             nfe=dynamics.counter.calls,
             status=status,
             times=problem.times,
@@ -165,6 +169,10 @@ class ScipyODE(AdaptiveSolver):
             trajectory_times=problem.times[: len(kept)] if kept else None,
             stats={"steps": steps_done},
         )
+
+
+class _Exhausted(Exception):
+    """All the evaluations allowed are made."""
 
 
 def _check_ends(problem: Problem) -> None:
