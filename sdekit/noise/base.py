@@ -21,7 +21,7 @@ Purpose = Literal["prior", "steps", "corrector", "probes"]
 class NoiseStream(abc.ABC):
     """Draws z_0, z_1, … of one shape, each of independent N(0, 1) entries.
 
-    `several` says whether `ahead` makes several draws at once, each contiguous; where it does not, `each` is to be taken.
+    `several` says whether `ahead` makes several draws at once, each contiguous; where it does not, take `each`.
     """
 
     seekable: bool

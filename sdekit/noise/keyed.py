@@ -11,8 +11,8 @@ The key is mix(h + i M1 + p M2) with mix the bijective 32-bit mix of MurmurHash3
 and p that of positions. With one seed for all, h = mix(seed + digest of the purpose); with a seed for each sample, h is
 the digest of the purpose and i the seed. (Seeds beyond 32 bits put their high part into the digest.) So within a
 purpose no two seeds below 2^32 share a key at the same i and p; within a seed no two blocks do while i < 800,000 and
-p < 1,700 (27,000 positions and more). Keys have 32 bits, all that a Mersenne Twister is seeded with: among very many blocks of different seeds a
-few are bound to be equal somewhere.
+p < 1,700, which is 27,000 positions or more. Keys have 32 bits, all that a Mersenne Twister is seeded with: among very
+many blocks of different seeds a few are bound to be equal somewhere.
 """
 
 from __future__ import annotations

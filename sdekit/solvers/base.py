@@ -150,7 +150,7 @@ class Solver(abc.ABC):
         """The options this object was made with, by name; a solver that is not a dataclass has none."""
         if not is_dataclass(self):
             return {}
-        return {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{k}={v!r}" for k, v in self.options().items())
