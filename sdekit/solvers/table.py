@@ -8,12 +8,13 @@ SDE and the grid alone. A table holds them in float64, computed once a solve. A 
     y  <-  A' x + sum_j B'_j m_{-j} + sum_j C'_j z_{-j}        where the next row evaluates, unless that is x
 
 with m_{-j} the value j evaluations ago and z_{-j} the noise j draws ago. A row may leave the state as it is (an inner
-stage), or recompute it with the new value before it predicts (a corrector).
+stage), or recompute it with the new value before it predicts (a corrector). A row may also evaluate nothing and move by
+noise alone (churn, a restart): then m_{-j} counts from the last evaluation made.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 import torch
@@ -95,6 +96,7 @@ class Table:
         point: where the next row evaluates; an inactive row means at x.
         draw: whether a new z is drawn after the evaluation, before the updates, bool (R,).
         ends_step: whether a step of the grid ends with this row, bool (R,).
+        evaluates: whether the model is evaluated in this row, bool (R,); every row does unless given.
     """
 
     representation: Prediction
@@ -103,8 +105,11 @@ class Table:
     point: Updates
     draw: Tensor
     ends_step: Tensor
+    evaluates: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.bool, device="cpu"))
 
     def __post_init__(self) -> None:
+        if not len(self.evaluates):
+            object.__setattr__(self, "evaluates", torch.ones_like(self.ends_step))
         check_prediction(self.representation)
         if not bool(self.ends_step[-1]):
             raise ArgumentError("the last row of a table must end a step.")
@@ -121,6 +126,11 @@ class Table:
         return len(self.t)
 
     @property
+    def evaluations(self) -> int:
+        """Model evaluations of the whole solve."""
+        return int(self.evaluates.sum())
+
+    @property
     def history(self) -> int:
         """How many past values the rows look back to, the newest included."""
         return max(self.state.m.shape[1], self.point.m.shape[1])
@@ -133,9 +143,15 @@ class Table:
     @property
     def is_one_step(self) -> bool:
         """Whether each row is a whole step from the state and one value, all with noise or all without."""
-        whole = bool(self.state.active.all()) and not bool(self.point.active.any()) and bool(self.ends_step.all())
+        every = self.state.active & ~self.point.active & self.ends_step & self.evaluates
         drawn = int(self.draw.sum())
-        return whole and self.history == 1 and self.noise_history <= 1 and drawn in (0, len(self))
+        return bool(every.all()) and self.history == 1 and self.noise_history <= 1 and drawn in (0, len(self))
+
+    @property
+    def is_multistep(self) -> bool:
+        """Whether each row is a whole step from the state and values past and present, with its own draw or none."""
+        every = self.state.active & ~self.point.active & self.ends_step & self.evaluates
+        return bool(every.all()) and self.noise_history <= 1 and int(self.draw.sum()) in (0, len(self))
 
     def without_last_noise(self) -> Table:
         """The same table with the last row's fresh noise left out: its mean."""
@@ -154,22 +170,28 @@ class Table:
             "point": self.point.to_dict(),
             "draw": self.draw.tolist(),
             "ends_step": self.ends_step.tolist(),
+            "evaluates": self.evaluates.tolist(),
         }
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Table:
         """The table that `to_dict` wrote."""
+
+        def flags(name: str) -> Tensor:
+            return torch.tensor(values[name], dtype=torch.bool, device="cpu")
+
         return Table(
             values["representation"],
             torch.tensor(values["t"], dtype=torch.float64, device="cpu"),
             Updates.from_dict(values["state"]),
             Updates.from_dict(values["point"]),
-            torch.tensor(values["draw"], dtype=torch.bool, device="cpu"),
-            torch.tensor(values["ends_step"], dtype=torch.bool, device="cpu"),
+            flags("draw"),
+            flags("ends_step"),
+            flags("evaluates"),
         )
 
     def __str__(self) -> str:
-        lines = [f"table in {self.representation}, {len(self)} evaluations"]
+        lines = [f"table in {self.representation}, {self.evaluations} evaluations"]
         for i, t in enumerate(self.t.tolist()):
             point = f"   y <- {self.point.shown(i)}" if self.point.active[i] else ""
             lines.append(f"t = {t:.6g}:  x <- {self.state.shown(i)}{point}")

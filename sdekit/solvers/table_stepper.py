@@ -15,7 +15,8 @@ from sdekit.models.score import ScoreModel
 from sdekit.noise import NoiseStream
 from sdekit.solvers.base import Problem, Stepper
 from sdekit.solvers.solution import SolveState
-from sdekit.solvers.table import Table, Updates
+from sdekit.solvers.table import Table
+from sdekit.solvers.table_folding import Folded, fold, single_register
 
 __all__ = ["TableStepper"]
 
@@ -33,6 +34,7 @@ class TableStepper(Stepper):
             raise ArgumentError(
                 f"the table ends {len(self._ends) - 1} steps, but the grid has {len(problem.times) - 1}."
             )
+        table = single_register(table)
         self._times = table.t
         step_of_row = torch.cumsum(table.ends_step, 0) - table.ends_step.long()
         self._after = problem.times[step_of_row + 1]
@@ -41,16 +43,15 @@ class TableStepper(Stepper):
         self._stream: NoiseStream | None = None
         self._y: Tensor | None = None
         self._at_y = False
+        self._values: list[Tensor] = []
+        self._noises: list[Tensor] = []
         self._network = partial(model.network, **model.condition) if model.condition else model.network
-        self._one_step = table.is_one_step
-        self._bare = self._one_step
-        if self._one_step:
+        if table.is_one_step:
             self._prepare_one_step(table, problem, p, q)
             self._run = self._run_one_step
-        elif table.history == 1 and not bool(table.draw.any()) and _keeps_x(table, p):
-            self._bare = True
-            self._prepare_two_registers(table, p, q)
-            self._run = self._run_two_registers
+        elif table.is_multistep:
+            self._prepare_multistep(table, problem, p, q)
+            self._run = self._run_multistep
         else:
             self._prepare_general(table, problem, p, q)
             self._run = self._run_general
@@ -129,117 +130,135 @@ class TableStepper(Stepper):
             x = self._x.copy_(x)
             i = j
 
-    # No value kept and no noise (two-stage Runge-Kutta): x and y in the network's own output -----------------------
+    # One evaluation a step, at the state, and past values: x <- A x + B_0 o + sum_{j >= 1} B_j m_{-j} + C z ---------
 
-    def _prepare_two_registers(self, table: Table, p: Tensor, q: Tensor) -> None:
-        r"""With m = p e + q o, e the place of the evaluation (x or y):
+    def _prepare_multistep(self, table: Table, problem: Problem, p: Tensor, q: Tensor) -> None:
+        state, _, _ = fold(table, p, q)
+        self._keep_values(state.m.shape[1], p, q)
+        self._fold_a, self._fold_b = state.of_x.tolist(), state.of_o.tolist()
+        self._past: list[list[float]] = state.m.tolist()
+        self._scalar_column = _scalar_column(state.of_x, self._x)
+        if table.noise_history:
+            self._stream = _open(problem, len(table), scales=state.z[:, 0])
 
-            x' = A x + B m,    y' = A' x' + B' m
+    def _run_multistep(self, start: int, stop: int) -> None:
+        x, network, shape, place = self._x, self._network, self._x.shape, _storage(self._x)
+        values, past, count = self._values, self._past, len(self._values)
+        scalars = _scalars(self._scalar_column[start:stop])
+        stream, fold_a, fold_b = self._stream, self._fold_a, self._fold_b
+        draws = None if stream is None else stream.each(self._times, self._after, start, stop)
+        for i, label, scalar in zip(range(start, stop), self._labels(start, stop), scalars, strict=True):
+            o = network(x, label)
+            if o.__class__ is not Tensor or o.shape != shape or _storage(o) == place:
+                o = self._apart(o, x)
+            self._keep(i, i, o, x)
+            if draws is None:
+                x.mul_(scalar)
+            else:
+                torch.add(next(draws), x, alpha=fold_a[i], out=x)
+            x.add_(o, alpha=fold_b[i])
+            for j, weight in enumerate(past[i], 1):
+                if weight != 0:
+                    x.add_(values[(i - j) % count], alpha=weight)
+        self._model.counter.calls += stop - start
 
-        is folded into x, y and o. Where e = x, x' = (A + B p) x + B q o, and the x in m is got back from x'.
-        """
-        self._y = torch.zeros_like(self._x)
-        state, point = table.state, table.point
-        a = torch.where(state.active, state.x, 1.0)
-        b = torch.where(state.active, state.m[:, 0], 0.0)
-        a_point, b_point = point.x, point.m[:, 0]
-        at_x = _evaluated_at_x(table)
-        folded = torch.where(at_x, a + b * p, a)
-        back = torch.where(at_x & (p != 0), b_point * p / folded, 0.0)
-        self._x_of_x = folded.tolist()
-        self._x_of_y = torch.where(at_x, 0.0, b * p).tolist()
-        self._x_of_o = (b * q).tolist()
-        self._y_of_x = (a_point + back).tolist()
-        self._y_of_y = torch.where(at_x, 0.0, b_point * p).tolist()
-        self._y_of_o = (b_point * q - back * b * q).tolist()
-        self._x_scalars = _scalar_column(folded, self._x)
-        self._y_scalars = _scalar_column(a_point + back, self._x)
-        self._pointed: list[bool] = point.active.tolist()
+    def _keep_values(self, past: int, p: Tensor, q: Tensor) -> None:
+        """Buffers for the values that later rows look back to."""
+        self._values = [torch.zeros_like(self._x) for _ in range(past + 1)] if past else []
+        self._p: list[float] = p.tolist()
+        self._q: list[float] = q.tolist()
 
-    def _run_two_registers(self, start: int, stop: int) -> None:
-        x, y, raw = self._x, self._y, self._model.raw
-        if y is None:
+    def _keep(self, number: int, i: int, o: Tensor, at: Tensor) -> None:
+        """m = p e + q o of row i, the evaluation of this number, into its buffer."""
+        if not self._values:
             return
-        labels = self._labels(start, stop)
-        x_scalars, y_scalars = _scalars(self._x_scalars[start:stop]), _scalars(self._y_scalars[start:stop])
-        for i in range(start, stop):
-            at = y if self._at_y else x
-            o = raw(at, labels[i - start])
-            if _storage(o) in (_storage(x), _storage(y)):
-                o = o.clone()
-            if self._x_of_x[i] != 1:
-                x.mul_(x_scalars[i - start])
-            if self._x_of_o[i] != 0:
-                x.add_(o, alpha=self._x_of_o[i])
-            if self._x_of_y[i] != 0:
-                x.add_(y, alpha=self._x_of_y[i])
-            self._at_y = self._pointed[i]
-            if self._at_y:
-                if self._y_of_y[i] != 0:
-                    y.mul_(self._y_of_y[i]).add_(x, alpha=self._y_of_x[i])
-                else:
-                    torch.mul(x, y_scalars[i - start], out=y)
-                y.add_(o, alpha=self._y_of_o[i])
+        value, p, q = self._values[number % len(self._values)], self._p[i], self._q[i]
+        if q == 1:
+            value.copy_(o)
+        else:
+            torch.mul(o, q, out=value)
+        if p != 0:
+            value.add_(at, alpha=p)
 
-    # Any table --------------------------------------------------------------------------------------------------
+    # Any table: a state x and a point y -----------------------------------------------------------------------------
 
     def _prepare_general(self, table: Table, problem: Problem, p: Tensor, q: Tensor) -> None:
         x = self._x
-        self._p: list[float] = p.tolist()
-        self._q: list[float] = q.tolist()
-        self._values = [torch.zeros_like(x) for _ in range(table.history)]
-        self._noises = [torch.zeros_like(x) for _ in range(table.noise_history)]
+        state, point, first = fold(table, p, q)
+        self._state, self._point = _Columns(state, x), _Columns(point, x)
+        self._point_first: list[bool] = first.tolist()
         if bool(table.point.active.any()):
             self._y = torch.zeros_like(x)
-        draws = int(table.draw.sum())
-        if draws:
-            self._stream = _open(problem, draws)
+        self._evaluates: list[bool] = table.evaluates.tolist()
+        self._evaluated: list[int] = (torch.cumsum(table.evaluates, 0) - table.evaluates.long()).tolist()
+        self._keep_values(max(state.m.shape[1], point.m.shape[1]), p, q)
         self._drawing = table.draw
         self._draw: list[bool] = table.draw.tolist()
         self._drawn: list[int] = torch.cumsum(table.draw, 0).tolist()
-        self._state, self._point = _Columns(table.state, x), _Columns(table.point, x)
+        draws = self._drawn[-1]
+        if draws:
+            self._stream = _open(problem, draws)
+            used = [c[:, 1:] for c in (state.z, point.z)] + [c[~table.draw] for c in (state.z, point.z)]
+            if any(bool(c.ne(0).any()) for c in used):
+                self._noises = [torch.zeros_like(x) for _ in range(table.noise_history + 1)]
 
     def _run_general(self, start: int, stop: int) -> None:
         x, y, raw = self._x, self._y, self._model.raw
-        values, noises, state, point = self._values, self._noises, self._state, self._point
+        noises, state, point = self._noises, self._state, self._point
         labels = self._labels(start, stop)
         draws = None if self._stream is None else self._following(self._stream, start, stop)
-        state_x, point_x = _scalars(state.x[start:stop]), _scalars(point.x[start:stop])
+        state_scale, point_scale = _scalars(state.scale[start:stop]), _scalars(point.scale[start:stop])
+        o = z = x
         for i in range(start, stop):
             at = y if self._at_y and y is not None else x
-            o = raw(at, labels[i - start])
-            value, p, q = values[i % len(values)], self._p[i], self._q[i]
-            if p != 0:
-                torch.mul(o, q, out=value).add_(at, alpha=p)
-            elif q != 1:
-                torch.mul(o, q, out=value)
-            else:
-                value.copy_(o)
+            made = self._evaluated[i]
+            if self._evaluates[i]:
+                o = raw(at, labels[i - start])
+                if _storage(o) in (_storage(x), None if y is None else _storage(y)):
+                    o = o.clone()
+                self._keep(made, i, o, at)
             if self._draw[i] and draws is not None:
-                noises[(self._drawn[i] - 1) % len(noises)].copy_(next(draws))
+                z = next(draws)
+                if noises:
+                    z = noises[(self._drawn[i] - 1) % len(noises)].copy_(z)
+            if y is not None and point.active[i] and self._point_first[i]:
+                self._set_point(y, x, o, z, point_scale[i - start], i)
             if state.active[i]:
-                x.mul_(state_x[i - start])
-                self._add(x, state, i)
+                if state.of_x[i] != 1:
+                    x.mul_(state_scale[i - start])
+                if y is not None and state.of_y[i] != 0:
+                    x.add_(y, alpha=state.of_y[i])
+                self._add(x, state, o, z, i)
+            if y is not None and point.active[i] and not self._point_first[i]:
+                self._set_point(y, x, o, z, point_scale[i - start], i)
             self._at_y = point.active[i]
-            if self._at_y and y is not None:
-                torch.mul(x, point_x[i - start], out=y)
-                self._add(y, point, i)
+
+    def _set_point(self, y: Tensor, x: Tensor, o: Tensor, z: Tensor, scale: Any, i: int) -> None:
+        """y <- y_of_x x + y_of_y y + … of row i."""
+        own = self._point.of_y[i]
+        if own != 0:
+            y.mul_(own).add_(x, alpha=self._point.of_x[i])
+        else:
+            torch.mul(x, scale, out=y)
+        self._add(y, self._point, o, z, i)
+
+    def _add(self, to: Tensor, columns: _Columns, o: Tensor, z: Tensor, i: int) -> None:
+        """to += B_0 o + sum_{j >= 1} B_j m_{-j} + sum_j C_j z_{-j} of row i."""
+        values, noises = self._values, self._noises
+        if columns.of_o[i] != 0:
+            to.add_(o, alpha=columns.of_o[i])
+        for j, weight in enumerate(columns.m[i], 1):
+            if weight != 0:
+                to.add_(values[(self._evaluated[i] - j) % len(values)], alpha=weight)
+        for j, weight in enumerate(columns.z[i]):
+            if weight != 0:
+                to.add_(noises[(self._drawn[i] - 1 - j) % len(noises)] if noises else z, alpha=weight)
 
     def _following(self, stream: NoiseStream, start: int, stop: int) -> Iterator[Tensor]:
         """The draws of these rows, one by one; made when they are asked for."""
         drawing = self._drawing[start:stop]
         at, after = self._times[start:stop][drawing], self._after[start:stop][drawing]
         return stream.each(at, after, 0, len(at))
-
-    def _add(self, to: Tensor, columns: _Columns, i: int) -> None:
-        """to += sum_j B_j m_{-j} + sum_j C_j z_{-j} of row i."""
-        values, noises = self._values, self._noises
-        for j, weight in enumerate(columns.m[i]):
-            if weight != 0:
-                to.add_(values[(i - j) % len(values)], alpha=weight)
-        for j, weight in enumerate(columns.z[i]):
-            if weight != 0:
-                to.add_(noises[(self._drawn[i] - 1 - j) % len(noises)], alpha=weight)
 
     # The stepper's contract ---------------------------------------------------------------------------------------
 
@@ -252,8 +271,6 @@ class TableStepper(Stepper):
         self._run(self._ends[start], self._ends[stop])
 
     def registers(self) -> dict[str, Tensor]:
-        if self._bare:
-            return {}
         kept = {f"value_{j}": v for j, v in enumerate(self._values)}
         kept |= {f"noise_{j}": z for j, z in enumerate(self._noises)}
         if self._at_y:
@@ -264,14 +281,13 @@ class TableStepper(Stepper):
         return () if self._stream is None else (self._stream.position,)
 
     def restore(self, state: SolveState) -> None:
-        if not self._bare:
-            self._at_y = "base" in state.registers
-            for j, v in enumerate(self._values):
-                v.copy_(state.registers[f"value_{j}"])
-            for j, z in enumerate(self._noises):
-                z.copy_(state.registers[f"noise_{j}"])
-            if self._at_y:
-                self._x.copy_(state.registers["base"])
+        self._at_y = "base" in state.registers
+        for j, v in enumerate(self._values):
+            v.copy_(state.registers[f"value_{j}"])
+        for j, z in enumerate(self._noises):
+            z.copy_(state.registers[f"noise_{j}"])
+        if self._at_y:
+            self._x.copy_(state.registers["base"])
         self.x.copy_(state.x)
         if self._stream is not None:
             self._stream.seek(*state.noise_positions)
@@ -283,13 +299,16 @@ class TableStepper(Stepper):
 
 @final
 class _Columns:
-    """Updates as plain lists, for the executor."""
+    """A folded update as plain lists, for the executor."""
 
-    def __init__(self, updates: Updates, x: Tensor) -> None:
-        self.x = _scalar_column(updates.x, x)
-        self.m: list[list[float]] = updates.m.tolist()
-        self.z: list[list[float]] = updates.z.tolist()
-        self.active: list[bool] = updates.active.tolist()
+    def __init__(self, update: Folded, x: Tensor) -> None:
+        self.scale = _scalar_column(update.of_x, x)
+        self.of_x: list[float] = update.of_x.tolist()
+        self.of_y: list[float] = update.of_y.tolist()
+        self.of_o: list[float] = update.of_o.tolist()
+        self.m: list[list[float]] = update.m.tolist()
+        self.z: list[list[float]] = update.z.tolist()
+        self.active: list[bool] = update.active.tolist()
 
 
 def _storage(x: Tensor) -> int:
@@ -302,18 +321,6 @@ def _open(problem: Problem, draws: int, scales: Tensor | None = None) -> NoiseSt
     return problem.noise.open(
         tuple(x.shape), purpose="steps", dtype=x.dtype, device=x.device, draws=draws, scales=scales
     )
-
-
-def _evaluated_at_x(table: Table) -> Tensor:
-    """Which rows evaluate at the state, not at a point that the row before it set."""
-    return torch.cat([torch.tensor([True], device="cpu"), ~table.point.active[:-1]])
-
-
-def _keeps_x(table: Table, p: Tensor) -> bool:
-    """Whether the old x can be got back from the new one wherever a point needs it: A + B p is not 0 there."""
-    state = table.state
-    folded = torch.where(state.active, state.x + state.m[:, 0] * p, 1.0)
-    return not bool((_evaluated_at_x(table) & table.point.active & (p != 0) & (folded == 0)).any())
 
 
 def _scalar_column(values: Tensor, x: Tensor) -> Tensor:
