@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
 
+import numpy as np
 import pytest
+import scipy.integrate
+import scipy.optimize
+import scipy.stats
 import torch
 from _helpers import SDE_IDS, SDES, gaussian_model
 from hypothesis import given, settings
@@ -13,9 +19,24 @@ from torch import Tensor
 
 import sdekit as sk
 from sdekit import grids
-from sdekit.errors import ArgumentError, UnknownNameError, UnsupportedError
-from sdekit.grids import Custom, Karras, LogSNR, Power, Quadratic, Uniform, make_grid
-from sdekit.sdes import EDMSDE, VPSDE, CustomDiffusionSDE, OrnsteinUhlenbeck
+from sdekit.errors import ArgumentError, ShapeError, UnknownNameError, UnsupportedError
+from sdekit.grids import (
+    ALIASES,
+    AlignYourSteps,
+    ArcLength,
+    Beta,
+    Cosine,
+    Custom,
+    Exponential,
+    Grid,
+    Karras,
+    LogSNR,
+    Power,
+    Quadratic,
+    Uniform,
+    make_grid,
+)
+from sdekit.sdes import EDMSDE, VESDE, VPSDE, CosineVPSDE, CustomDiffusionSDE, FlowSDE, OrnsteinUhlenbeck, SubVPSDE
 
 CUSTOM = CustomDiffusionSDE(lambda t: torch.exp(-t.square()), lambda t: torch.sinh(2 * t), t_max=2.0, t_min=1e-3)
 FAMILIES = [*SDES, CUSTOM]
@@ -58,6 +79,59 @@ def test_monotone_between_any_two_times_in_either_direction(name, family, steps,
     assert torch.equal(make_grid(name).times(sde, steps, end, start), times.flip(0))
 
 
+OPTIONS = st.one_of(
+    st.builds(Power, st.floats(0.5, 4)),
+    st.builds(Beta, st.floats(0.4, 4), st.floats(0.4, 2)),
+    st.builds(Exponential, st.floats(0.5, 2)),
+    st.builds(Karras, st.floats(0.5, 100)),
+    st.builds(AlignYourSteps, st.floats(0.01, 100)),
+    st.builds(ArcLength, st.floats(0.01, 100)),
+)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    grid=OPTIONS,
+    family=st.integers(0, len(FAMILIES) - 1),
+    steps=st.integers(1, 1000),
+    ends=st.tuples(*2 * (st.floats(1e-3, 1.0) | st.just(0.0),)),
+)
+def test_monotone_with_any_options(grid, family, steps, ends):
+    sde = FAMILIES[family]
+    start, end = (e * sde.t_max for e in ends)
+    if abs(start - end) < 1e-3 * sde.t_max:
+        return
+    times = grid.times(sde, steps, start, end)
+    _is_a_grid(times, steps, start, end)
+    assert torch.equal(grid.times(sde, steps, end, start), times.flip(0))
+
+
+@pytest.mark.parametrize("name", grids.names())
+def test_one_step_goes_from_the_start_to_the_end(name):
+    assert make_grid(name).times(VPSDE(), 1, 1.0, 0.0).tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("name", grids.names())
+def test_places_depend_on_neither_the_default_device_nor_the_default_dtype(name):
+    places = make_grid(name).times(VPSDE(), 7, 1.0, 0.0)
+    with torch.device("meta"):
+        assert torch.equal(make_grid(name).times(VPSDE(), 7, 1.0, 0.0), places)
+    torch.set_default_dtype(torch.float16)
+    try:
+        assert torch.equal(make_grid(name).times(VPSDE(), 7, 1.0, 0.0), places)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("name", grids.names())
+def test_a_learned_schedule_is_a_schedule(name):
+    rate = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    sde = CustomDiffusionSDE(lambda t: torch.exp(-rate * t), lambda t: torch.sqrt(-torch.expm1(-2 * rate * t)))
+    times = make_grid(name).times(sde, 10, 1.0, 0.0)
+    _is_a_grid(times, 10, 1.0, 0.0)
+    assert not times.requires_grad
+
+
 def test_a_hundred_thousand_steps():
     for name in grids.names():
         _is_a_grid(make_grid(name).times(VPSDE(), 100_000, 1.0, 1e-3), 100_000, 1.0, 1e-3)
@@ -96,12 +170,160 @@ def test_karras_as_published():
     assert torch.allclose(times, torch.tensor([*levels, 0.0], dtype=torch.float64), rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("name", ["karras", "log_snr"])
+@pytest.mark.parametrize("rho", [1.0, 2.0])
+def test_exponential_as_in_k_diffusion(rho):
+    # get_sigmas_polyexponential: exp(ramp (ln 80 - ln 0.002) + ln 0.002) with the ramp linspace(1, 0, n)^rho, then 0.
+    levels = [math.exp((1 - k / 17) ** rho * math.log(80 / 0.002) + math.log(0.002)) for k in range(18)]
+    times = make_grid("exponential", rho=rho).times(EDMSDE(), 18, 80.0, 0.0)
+    assert torch.allclose(times, torch.tensor([*levels, 0.0], dtype=torch.float64), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("sde", FAMILIES, ids=IDS)
+def test_exponential_has_equal_ratios_is_log_snr_and_the_limit_of_karras(sde):
+    def placed(grid: Grid) -> Tensor:
+        return grid.times(sde, 11, sde.t_max, sde.t_min)
+
+    ratio = sde.sigma_ratio(placed(Exponential()))
+    assert torch.allclose(ratio[1:] / ratio[:-1], (ratio[-1] / ratio[0]) ** (1 / 11), rtol=1e-9)
+    assert torch.allclose(placed(Exponential()), placed(LogSNR()), rtol=1e-10, atol=0)
+    # (1 + ln(sigma~)/rho)^rho differs from sigma~ by ln(sigma~)^2/(2 rho)
+    near = [(sde.sigma_ratio(placed(Karras(rho))) / ratio).log().abs().max() for rho in (1e3, 1e4, 1e5)]
+    assert float(near[0]) < 0.03
+    assert float(near[1]) == pytest.approx(float(near[0]) / 10, rel=0.05)
+    assert float(near[2]) == pytest.approx(float(near[0]) / 100, rel=0.05)
+
+
+@pytest.mark.parametrize(("a", "b"), [(0.6, 0.6), (0.4, 1.7), (2.0, 1.0)])
+def test_beta_is_at_the_quantiles(a, b):
+    times = make_grid("beta", a=a, b=b).times(VPSDE(), 10, 1.0, 0.1)
+    quantiles = 0.1 + 0.9 * scipy.stats.beta.ppf(1 - np.arange(11) / 10, a, b)
+    assert torch.allclose(times, torch.from_numpy(quantiles), rtol=1e-10, atol=0)
+    # The Beta distribution function of the places is uniform: another function of scipy, and the definition.
+    assert np.allclose(np.diff(scipy.stats.beta.cdf((times.numpy() - 0.1) / 0.9, a, b)), -0.1, rtol=1e-9)
+
+
+@pytest.mark.parametrize("ends", [(1.0, 1e-3), (1.0, 0.0), (0.2, 0.7)], ids=str)
+@pytest.mark.parametrize("steps", [1, 2, 7, 100])
+def test_beta_holds_uniform_and_cosine(steps, ends):
+    def placed(grid: Grid) -> Tensor:
+        return grid.times(VPSDE(), steps, *ends)
+
+    assert torch.allclose(placed(Beta(1.0, 1.0)), placed(Uniform()), rtol=1e-12, atol=0)
+    assert torch.allclose(placed(Beta(0.5, 0.5)), placed(Cosine()), rtol=1e-12, atol=0)
+    start, end = ends
+    cosines = torch.cos(math.pi * torch.arange(steps + 1, dtype=torch.float64) / steps)
+    assert torch.allclose(placed(Cosine()), 0.5 * (start + end) + 0.5 * (start - end) * cosines, atol=1e-14)
+
+
+@pytest.mark.parametrize("sde", FAMILIES, ids=IDS)
+@pytest.mark.parametrize("data_std", [0.1, 1.0, 5.0])
+def test_align_your_steps_has_equal_angles(sde, data_std):
+    for end in (sde.t_min, 0.0):
+        times = AlignYourSteps(data_std).times(sde, 11, sde.t_max, end)
+        angle = torch.atan(sde.sigma_ratio(times) / data_std)
+        assert torch.allclose(angle.diff(), (angle[-1] - angle[0]).expand(11) / 11, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("data_std", "low"), [(1.0, 0.002), (0.3, 0.1), (2.0, 0.0)])
+def test_align_your_steps_is_what_a_minimiser_finds(data_std, low):
+    # KL(N(0, v) || N(0, c^2 + low^2)) of the variance v that DDIM reaches on N(0, c^2), in x/alpha.
+    high, c, steps = 80.0, data_std, 4
+
+    def divergence(interior: np.ndarray) -> float:
+        levels = [high, *np.exp(interior), low]
+        factor = 1.0
+        for a, b in itertools.pairwise(levels):
+            denoised = c**2 / (c**2 + a**2)  # of x = 1
+            factor *= denoised + b * (1 - denoised) / a
+        ratio = factor**2 * (c**2 + high**2) / (c**2 + low**2)
+        return 0.5 * (ratio - 1 - math.log(ratio))
+
+    start = np.log(np.geomspace(high, max(low, 0.01), steps + 1)[1:-1])
+    found = scipy.optimize.minimize(divergence, start, method="Nelder-Mead", options={"xatol": 1e-7, "fatol": 1e-15})
+    ours = AlignYourSteps(data_std).times(EDMSDE(), steps, high, low).numpy()
+    assert np.allclose(np.exp(found.x), ours[1:-1], rtol=1e-4)
+    assert divergence(np.log(ours[1:-1])) <= found.fun * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("sde", SDES, ids=SDE_IDS)
+def test_a_ddim_step_by_an_angle_loses_its_cosine(sde):
+    model, start = gaussian_model(sde, 0.0, 0.5), torch.ones(1, 2, dtype=torch.float64)
+    for grid, better in ((AlignYourSteps(0.5), None), (AlignYourSteps(1.0), True), (Karras(), True)):
+        times = grid.times(sde, 6, sde.t_max, sde.t_min)
+        turns = torch.atan(sde.sigma_ratio(times) / 0.5).diff()
+        exact = sde.prior_std(sde.t_min, 0.5) / sde.prior_std(sde.t_max, 0.5)
+        end = float(sk.sample(model, None, "ddim", 6, grid=grid, x_T=start).x[0, 0])
+        assert end / exact == pytest.approx(float(turns.cos().prod()), rel=1e-9)
+        if better is None:
+            best = end
+        else:
+            assert end < best < exact
+
+
+@pytest.mark.parametrize("steps", [1, 3, 20, 1000, 5000])
+@pytest.mark.parametrize(
+    "sde", [VPSDE(), CosineVPSDE(), VPSDE(beta_min=2.0, beta_max=3.0)], ids=["vp", "cos", "vp-2-3"]
+)
+def test_arc_length_of_a_circle_is_the_angle(sde, steps):
+    for end in (sde.t_min, 0.0):
+        arc, angle = (g.times(sde, steps, sde.t_max, end) for g in (ArcLength(), AlignYourSteps()))
+        assert torch.allclose(arc, angle, rtol=1e-7, atol=0)
+
+
+@pytest.mark.parametrize("data_std", [0.1, 1.0, 5.0])
+@pytest.mark.parametrize("steps", [1, 3, 20, 1000])
+def test_arc_length_of_a_straight_line(steps, data_std):
+    def close(a: Tensor, b: Tensor) -> bool:
+        return torch.allclose(a, b, rtol=1e-7, atol=0)
+
+    grid = ArcLength(data_std)
+    for sde in (EDMSDE(), FlowSDE()):  # sigma = t, and alpha = 1 or 1 - t
+        for end in (sde.t_min, 0.0):
+            ends = (sde.t_max, end)
+            assert close(grid.times(sde, steps, *ends), Uniform().times(sde, steps, *ends))
+    ve = VESDE()
+    assert close(ve.sigma(grid.times(ve, steps, 1.0, 0.0)), torch.linspace(50, 0.01, steps + 1, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("data_std", [0.1, 1.0, 5.0])
+@pytest.mark.parametrize("end", [0.0, 0.3])
+def test_arc_length_against_quadrature(data_std, end):
+    # sub-VP: sigma = 1 - alpha^2, so ds = sqrt(c^2 + 4 alpha^2) d alpha. VP: a circle stretched by c, by its angle.
+    sub, vp = SubVPSDE(), VPSDE()
+    curves = (
+        (sub, lambda a: math.sqrt(data_std**2 + 4 * a**2), lambda t: float(sub.alpha(t))),
+        (
+            vp,
+            lambda p: math.hypot(data_std * math.sin(p), math.cos(p)),
+            lambda t: math.atan2(float(vp.sigma(t)), float(vp.alpha(t))),
+        ),
+    )
+    for sde, speed, place in curves:
+        times = ArcLength(data_std).times(sde, 7, 1.0, end).tolist()
+        lengths = [
+            abs(scipy.integrate.quad(speed, place(t), place(s), epsabs=1e-13, epsrel=1e-12)[0])
+            for t, s in itertools.pairwise(times)
+        ]
+        assert lengths == pytest.approx([sum(lengths) / 7] * 7, rel=1e-5)
+
+
+# The end -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["karras", "log_snr", "exponential"])
 def test_a_grid_by_noise_level_reaches_sigma_0_from_t_min_in_its_last_step(name):
     sde = VPSDE()
     to_zero, short = make_grid(name).times(sde, 9, 1.0, 0.0), make_grid(name).times(sde, 8, 1.0, sde.t_min)
     assert torch.allclose(to_zero[:-1], short, rtol=1e-12)
     assert float(to_zero[-1]) == 0.0
+
+
+@pytest.mark.parametrize("name", ["uniform", "power", "quadratic", "beta", "cosine", "align_your_steps", "arc_length"])
+@pytest.mark.parametrize("sde", FAMILIES, ids=IDS)
+def test_the_other_grids_reach_t_0_as_the_limit_of_small_ends(sde, name):
+    to_zero, near = (make_grid(name).times(sde, 9, sde.t_max, end) for end in (0.0, 1e-18 * sde.t_max))
+    # power: (1e-18)^(1/2.5) = 6e-8 of the way, eight times over at the last place
+    assert torch.allclose(to_zero[:-1], near[:-1], rtol=2e-6, atol=0)
 
 
 # Custom grids ------------------------------------------------------------------------------------------------------
@@ -166,6 +388,74 @@ def test_the_solve_takes_the_users_grid():
     assert torch.equal(out.x, sk.sample(model, 3, "ddim", steps=4, grid=times, t_start=1.0, t_end=0.01, seed=0).x)
 
 
+@pytest.mark.parametrize("kind", ["times", "sigmas", "log_snrs"])
+def test_of_takes_sequences_tensors_and_arrays(kind):
+    values = [3.0, 1.0, 0.5]
+    vectors = (values, tuple(values), torch.tensor(values), torch.tensor(values).bfloat16(), np.array(values))
+    for vector in vectors:
+        grid = Custom.of(**{kind: vector})
+        assert grid == Custom((3.0, 1.0, 0.5), kind)
+        assert hash(grid) == hash(Custom((3.0, 1.0, 0.5), kind))
+    assert make_grid(np.array(values)) == Custom.of(times=values)
+
+
+# Names -------------------------------------------------------------------------------------------------------------
+
+
+def test_aliases_lead_to_names_and_are_none():
+    assert set(ALIASES.values()) <= set(grids.names())
+    assert not set(ALIASES) & set(grids.names())
+    for alias, name in ALIASES.items():
+        assert make_grid(alias) == make_grid(alias.upper()) == make_grid(name)
+
+
+@pytest.mark.parametrize(
+    ("said", "grid"),
+    [
+        ("Karras", Karras(7.0)),
+        ("SGM Uniform", Uniform()),
+        ("logSNR", LogSNR()),
+        ("log-SNR", LogSNR()),
+        ("time_quadratic", Quadratic()),
+        ("Polyexponential", Exponential()),
+        ("Align Your Steps", AlignYourSteps(1.0)),
+        ("KL Optimal", AlignYourSteps(1.0)),
+        ("AYS", AlignYourSteps(1.0)),
+        ("Beta", Beta(0.6, 0.6)),
+    ],
+)
+def test_names_as_others_write_them(said, grid):
+    assert make_grid(said) == grid
+    out = sk.sample(gaussian_model(VPSDE(), shape=(2,)), 3, "ddim", steps=4, grid=said)
+    assert torch.equal(out.times, grid.times(VPSDE(), 4, 1.0, VPSDE().t_min))
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [
+        *(make_grid(name) for name in grids.names()),
+        *(Karras(5), Power(3), Exponential(2.0), Beta(0.4, 2.0), AlignYourSteps(0.3), ArcLength(0.3)),
+        Custom.of(times=[1.0, 0.5]),
+        Custom.of(sigmas=[1.0, 0.0]),
+        Custom.of(log_snrs=[-1.0, math.inf]),
+    ],
+    ids=repr,
+)
+def test_a_grid_is_a_plain_value(grid):
+    assert grids.from_dict(json.loads(json.dumps(grid.to_dict()))) == grid
+    again = eval(repr(grid), {**vars(grids), "inf": math.inf})
+    assert again == grid
+    assert hash(again) == hash(grid)
+
+
+def test_options_by_keyword():
+    assert make_grid("karras", rho=5.0) == Karras(5.0) != Karras()
+    assert make_grid("lu") == LogSNR() != Exponential()
+    assert make_grid("polyexponential", rho=2) == Exponential(2.0)
+    assert make_grid("ays", data_std=0.5) == AlignYourSteps(0.5) != ArcLength(0.5)
+    assert repr(make_grid("beta", a=1)) == "Beta(a=1.0, b=0.6)"
+
+
 # What is refused ---------------------------------------------------------------------------------------------------
 
 
@@ -181,7 +471,14 @@ def test_the_number_of_steps_is_a_positive_integer(steps):
     ("make", "error", "said"),
     [
         (lambda: make_grid("karas"), UnknownNameError, "did you mean 'karras'"),
-        (lambda: make_grid("log-snr"), UnknownNameError, "did you mean 'log_snr'"),
+        (lambda: make_grid("log_snrr"), UnknownNameError, "did you mean 'log_snr'"),
+        (lambda: make_grid("sgm_unifrom"), UnknownNameError, "did you mean 'sgm_uniform'"),
+        (lambda: make_grid("karras", sigma=5.0), ArgumentError, "no option sigma; its options: rho"),
+        (lambda: make_grid("beta", a=0.5, c=1.0), ArgumentError, "no option c; its options: a, b"),
+        (lambda: make_grid("simple", rho=5.0), ArgumentError, "'uniform' has no option rho; it takes none"),
+        (lambda: make_grid(Karras(), rho=5.0), ArgumentError, "options go with the name"),
+        (lambda: make_grid([1.0, 0.5], rho=5.0), ArgumentError, "options go with the name"),
+        (lambda: make_grid("karras", rho="7"), ArgumentError, "rho must be a finite number above 0"),
         (lambda: make_grid(5), ArgumentError, "grid must be"),
         (lambda: make_grid(None), ArgumentError, "grid must be"),
         (lambda: make_grid([1.0]), ArgumentError, "at least 2"),
@@ -192,11 +489,33 @@ def test_the_number_of_steps_is_a_positive_integer(steps):
         (lambda: Karras(rho=0.0), ArgumentError, "rho"),
         (lambda: Power(-1.0), ArgumentError, "power"),
         (lambda: Power(math.inf), ArgumentError, "power"),
+        (lambda: Exponential(0.0), ArgumentError, "rho"),
+        (lambda: Beta(a=0.0), ArgumentError, "a must be"),
+        (lambda: Beta(b=math.nan), ArgumentError, "b must be"),
+        (lambda: AlignYourSteps(-1.0), ArgumentError, "data_std"),
+        (lambda: ArcLength(True), ArgumentError, "data_std"),
+        (lambda: Beta(b=0.01).times(VPSDE(), 100, 1.0, 0.0), ArgumentError, "not strictly monotone"),
+        (lambda: make_grid(torch.ones(2, 2)), ShapeError, r"vector, got shape \(2, 2\)"),
+        (lambda: make_grid([1.0, "half"]), ArgumentError, "must be numbers"),
+        (lambda: make_grid([1.0, None]), ArgumentError, "must be numbers"),
+        (lambda: Custom("10"), ArgumentError, "sequence of numbers"),
+        (lambda: Custom.of(), ArgumentError, "exactly one of times, sigmas and log_snrs; got none"),
+        (lambda: Custom.of(times=[1.0, 0.5], sigmas=[1.0, 0.5]), ArgumentError, "got times and sigmas"),
+        (lambda: Custom.of(sigmas=[1.0, 1.0]), ArgumentError, "not strictly monotone"),
+        (lambda: grids.from_dict({"rho": 7.0}), ArgumentError, "with a 'name'"),
+        (lambda: grids.from_dict("karras"), ArgumentError, "with a 'name'"),
+        (lambda: grids.from_dict({"name": "karas"}), UnknownNameError, "did you mean 'karras'"),
+        (lambda: grids.from_dict({"name": "karras", "power": 7.0}), ArgumentError, "no option power"),
+        (lambda: grids.from_dict({"name": "custom", "kind": "times"}), ArgumentError, "needs its 'values'"),
+        (lambda: grids.from_dict({"name": "custom", "values": [1, 0], "rho": 1}), ArgumentError, "no option rho"),
         (lambda: Uniform().times(VPSDE(), 3, 0.5, 0.5), ArgumentError, "same time"),
         (lambda: Custom((1.0, 0.5)).times(VPSDE(), 2, 1.0, 0.5), ArgumentError, "1 steps, but steps=2"),
         (lambda: Custom((1.0, 0.5)).times(VPSDE(), 1, 1.0, 0.4), ArgumentError, "from 1 to 0.4"),
         (lambda: LogSNR().times(OrnsteinUhlenbeck(), 3, 1.0, 0.5), UnsupportedError, "uniform"),
         (lambda: Karras().times(None, 3, 1.0, 0.5), UnsupportedError, "uniform"),
+        (lambda: ArcLength().times(None, 3, 1.0, 0.5), UnsupportedError, "uniform"),
+        (lambda: AlignYourSteps().times(None, 3, 1.0, 0.5), UnsupportedError, "uniform"),
+        (lambda: Exponential().times(None, 3, 1.0, 0.5), UnsupportedError, "uniform"),
         (lambda: Custom((3.0, 1.0), "sigmas").resolve(OrnsteinUhlenbeck()), UnsupportedError, "uniform"),
     ],
 )

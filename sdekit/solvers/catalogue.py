@@ -16,9 +16,30 @@ from sdekit.solvers.bridges.scipy_ode import ScipyODE
 from sdekit.solvers.bridges.torchsde_steps import METHODS as TORCHSDE_METHODS
 from sdekit.solvers.bridges.torchsde_steps import TorchsdeSDE
 from sdekit.solvers.correctors import CORRECTORS, Corrector
+from sdekit.solvers.diffusion.adams import Adams
 from sdekit.solvers.diffusion.ancestral import Ancestral
+from sdekit.solvers.diffusion.ancestral_stages import DPM2Ancestral, DPMSolverPP2SAncestral, EulerAncestral
 from sdekit.solvers.diffusion.ddim import DDIM
+from sdekit.solvers.diffusion.deis import DEIS, IPNDM, LMS
+from sdekit.solvers.diffusion.dpm_solver_multi import (
+    DPMSolver2M,
+    DPMSolver3M,
+    DPMSolverPP2M,
+    DPMSolverPP2MSDE,
+    DPMSolverPP3M,
+    DPMSolverPP3MSDE,
+)
+from sdekit.solvers.diffusion.dpm_solver_single import DPMSolver2, DPMSolver3, DPMSolverPP2S
+from sdekit.solvers.diffusion.edm import EDM
+from sdekit.solvers.diffusion.er_sde import ERSDE
+from sdekit.solvers.diffusion.pndm import PNDM
+from sdekit.solvers.diffusion.restart import Restart
 from sdekit.solvers.diffusion.reverse_diffusion import ReverseDiffusion
+from sdekit.solvers.diffusion.rho_rk import RhoRK
+from sdekit.solvers.diffusion.rosenbrock import RosenbrockExponential
+from sdekit.solvers.diffusion.sa_solver import SASolver
+from sdekit.solvers.diffusion.stochastic_single import SEEDS2, SEEDS3, DPMSolverPPSDE
+from sdekit.solvers.diffusion.unipc import UniP, UniPC
 from sdekit.solvers.fixed_step import FixedStepSolver
 from sdekit.solvers.ode.euler import Euler
 from sdekit.solvers.ode.heun import Heun
@@ -90,6 +111,34 @@ _ENTRIES = (
     Entry("ancestral", Ancestral, "DDPM's posterior, step by step", ("ddpm", "ancestral_sampling")),
     Entry("reverse_diffusion", ReverseDiffusion, "the forward discretisation turned round"),
     Entry("ddim", DDIM, "exponential Euler; eta from deterministic to ancestral"),
+    Entry("dpm_solver_2", DPMSolver2, "DPM-Solver, two stages in noise prediction", ("dpm_2", "dpm2")),
+    Entry("dpm_solver_3", DPMSolver3, "DPM-Solver, three stages in noise prediction"),
+    Entry("dpm_solver_2m", DPMSolver2M, "DPM-Solver multistep, two values of the noise"),
+    Entry("dpm_solver_3m", DPMSolver3M, "DPM-Solver multistep, three values of the noise"),
+    Entry("dpmpp_2s", DPMSolverPP2S, "DPM-Solver++, two stages in data prediction"),
+    Entry("dpmpp_2m", DPMSolverPP2M, "DPM-Solver++ multistep, two values of the data"),
+    Entry("dpmpp_3m", DPMSolverPP3M, "DPM-Solver++ multistep, three values of the data"),
+    Entry("unip", UniP, "UniPC's predictor alone"),
+    Entry("unipc", UniPC, "unified predictor-corrector, order p + 1 for one evaluation", ("uni_pc",)),
+    Entry("deis", DEIS, "past noise interpolated in sigma or t, integrated exactly"),
+    Entry("rho_rk", RhoRK, "Runge-Kutta in sigma", ("deis_rk",)),
+    Entry("lms", LMS, "Adams-Bashforth in sigma on the grid as it is", ("ipndm_v", "klms")),
+    Entry("ipndm", IPNDM, "Adams-Bashforth with the weights of equal steps"),
+    Entry("pndm", PNDM, "pseudo Runge-Kutta, then pseudo Adams-Bashforth", ("fpndm",)),
+    Entry("rosenbrock", RosenbrockExponential, "exponential, exact for N(0, I); DPM-Solver-v3 without training"),
+    Entry("adams", Adams, "our predictor-corrector family: any representation, clock, orders and noise"),
+    Entry("euler_ancestral", EulerAncestral, "down by Euler, up by fresh noise", ("euler_a", "k_euler_a")),
+    Entry("dpm_2_ancestral", DPM2Ancestral, "down by DPM-Solver-2, up by fresh noise", ("dpm_2_a", "dpm2_a")),
+    Entry("dpmpp_2s_ancestral", DPMSolverPP2SAncestral, "down by DPM-Solver++ 2S, up by fresh noise", ("dpmpp_2s_a",)),
+    Entry("dpmpp_2m_sde", DPMSolverPP2MSDE, "DPM-Solver++ multistep on the reverse SDE, two values"),
+    Entry("dpmpp_3m_sde", DPMSolverPP3MSDE, "DPM-Solver++ multistep on the reverse SDE, three values"),
+    Entry("dpmpp_sde", DPMSolverPPSDE, "DPM-Solver++ on the reverse SDE, two stages on one Brownian path"),
+    Entry("seeds_2", SEEDS2, "exponential Runge-Kutta on the reverse SDE, two stages", ("seeds",)),
+    Entry("seeds_3", SEEDS3, "exponential Runge-Kutta on the reverse SDE, three stages"),
+    Entry("sa_solver", SASolver, "stochastic Adams predictor-corrector with noise in a range of levels"),
+    Entry("er_sde", ERSDE, "extended reverse SDE with a small noise"),
+    Entry("edm", EDM, "Heun or Euler with fresh noise (churn) before each step", ("edm_stochastic",)),
+    Entry("restart", Restart, "Heun with returns to a higher noise level"),
     Entry("euler", Euler, "Euler on the probability flow or any ODE"),
     Entry("heun", Heun, "Heun on the probability flow or any ODE", ("edm_heun",)),
     Entry("rk4", RK4, "classical Runge-Kutta on the probability flow or any ODE"),

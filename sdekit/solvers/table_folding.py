@@ -14,12 +14,17 @@ from torch import Tensor
 
 from sdekit.solvers.table import Table, Updates
 
-__all__ = ["Folded", "evaluated_at_x", "fold", "single_register"]
+__all__ = ["Folded", "evaluated_at_x", "fold", "single_register", "step_ends"]
 
 
 def evaluated_at_x(table: Table) -> Tensor:
     """Which rows evaluate at the state, not at a point that the row before it set: bool (R,)."""
     return torch.cat([torch.tensor([True], device="cpu"), ~table.point.active[:-1]])
+
+
+def step_ends(table: Table) -> Tensor:
+    """For each row, which time of the grid ends the step it belongs to, int64 (R,)."""
+    return 1 + torch.cumsum(table.ends_step, 0) - table.ends_step.long()
 
 
 def single_register(table: Table) -> Table:

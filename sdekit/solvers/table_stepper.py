@@ -16,7 +16,7 @@ from sdekit.noise import NoiseStream
 from sdekit.solvers.base import Problem, Stepper
 from sdekit.solvers.solution import SolveState
 from sdekit.solvers.table import Table
-from sdekit.solvers.table_folding import Folded, fold, single_register
+from sdekit.solvers.table_folding import Folded, fold, single_register, step_ends
 
 __all__ = ["TableStepper"]
 
@@ -36,8 +36,8 @@ class TableStepper(Stepper):
             )
         table = single_register(table)
         self._times = table.t
-        step_of_row = torch.cumsum(table.ends_step, 0) - table.ends_step.long()
-        self._after = problem.times[step_of_row + 1]
+        # A row's noise is that of the path from its time to the next row's, or to the end of the step.
+        self._after = torch.where(table.ends_step, problem.times[step_ends(table)], table.t.roll(-1))
         self._label_column = model.label_column(table.t, self._x)
         p, q = conversion(model.prediction, table.representation, model.sde, table.t)
         self._stream: NoiseStream | None = None
