@@ -13,6 +13,7 @@ from sdekit.cli.likelihood import likelihood
 from sdekit.cli.sample import sample
 from sdekit.cli.solvers import solvers
 from sdekit.cli.train import train
+from sdekit.cli.verify import verify
 from sdekit.errors import SdekitError
 
 __all__ = ["app"]
@@ -60,5 +61,5 @@ def _main(
     """Options before the command; `--version` has done its work by now."""
 
 
-for command in (solvers, sample, likelihood, compare, train):
+for command in (solvers, sample, likelihood, compare, train, verify):
     app.command()(command)

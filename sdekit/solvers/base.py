@@ -81,6 +81,7 @@ class Solver(abc.ABC):
         evaluations_per_step: network (or drift) evaluations of one step; None where it varies.
         needs: what the dynamics must offer: "score" for a diffusion model, "diagonal" for no general noise, …
         calculus: the readings of an SDE that it serves.
+        noise_option: the option that makes it stochastic where it is not 0, if there is one ("eta", "tau", …).
         couples_batch: True where a sample's result depends on its batch (a shared step size, a batch norm).
         default_grid: the grid it takes where none is named.
         reference: authors, year, arXiv id.
@@ -94,6 +95,7 @@ class Solver(abc.ABC):
     evaluations_per_step: ClassVar[int | None] = None
     needs: ClassVar[tuple[str, ...]] = ()
     calculus: ClassVar[tuple[Calculus, ...]] = ("ito", "stratonovich")
+    noise_option: ClassVar[str | None] = None
     default_grid: ClassVar[str] = "uniform"
     reference: ClassVar[str]
 

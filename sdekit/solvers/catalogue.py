@@ -5,8 +5,9 @@ A new solver is one file and one line in `_ENTRIES`; tests, documentation, comma
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Any, final
 
 from sdekit.errors import ArgumentError, UnknownNameError
@@ -166,18 +167,19 @@ def entries() -> list[Entry]:
 def describe() -> list[dict[str, Any]]:
     """What every solver declares, in the catalogue's order, as plain values: for tables, the command line and programs.
 
-    Keys: name, aliases, kind, stochastic ("yes", "no", or "by eta"), integrates, adaptive, order, strong_order,
-    weak_order, orders (as text), evaluations_per_step (None where it varies), calculus, couples_batch, default_grid
-    (None if adaptive), needs, options, summary, reference. Read off a solver with its default options.
+    Keys: name, aliases, kind, stochastic ("yes", "no", or "by eta" and the like), integrates, adaptive, order,
+    strong_order, weak_order, orders (as text), evaluations_per_step (None where it varies), calculus, couples_batch,
+    default_grid (None if adaptive), needs, options, summary, reference. Read off a solver with its default options.
     """
     return [_described(entry) for entry in _CATALOGUE.values()]
 
 
 def _described(entry: Entry) -> dict[str, Any]:
     solver = entry.make(**entry.fixed)
-    either = isinstance(solver, DDIM)
-    if either:
-        integrates, stochastic = "probability flow (eta = 0), reverse SDE (eta > 0)", "by eta"
+    option = solver.noise_option
+    if option is not None:
+        integrates = f"probability flow ({option} = 0), reverse SDE ({option} > 0)"
+        stochastic = f"by {option}"
     elif "score" in solver.needs:
         integrates, stochastic = ("reverse SDE", "yes") if solver.stochastic else ("probability flow", "no")
     else:
@@ -255,13 +257,27 @@ def register(name: str, solver: Callable[..., Solver] | Solver, summary: str = "
     """
     if not isinstance(name, str) or not name:
         raise ArgumentError(f"a solver is registered under a name, a string that is not empty; got {name!r}.")
-    taken = {alias.lower() for e in _CATALOGUE.values() for alias in (e.name, *e.aliases)}
-    if name.lower() in taken and not replace:
+    taken = {alias.lower(): e for e in _CATALOGUE.values() for alias in (e.name, *e.aliases)}
+    before = taken.get(name.lower())
+    if before is not None and not replace:
         raise ArgumentError(f"the name {name!r} is taken; choose another, or pass replace=True.")
     if isinstance(solver, Solver):
         given = solver
-        _CATALOGUE[name] = Entry(name, lambda: given, summary)
+        entry = Entry(name, lambda: given, summary)
     elif isinstance(solver, type) and issubclass(solver, Solver) and is_dataclass(solver):
-        _CATALOGUE[name] = Entry(name, solver, summary)
+        needed = [f.name for f in fields(solver) if f.init and f.default is MISSING and f.default_factory is MISSING]
+        if needed:
+            raise ArgumentError(
+                f"{solver.__name__} cannot be made by name alone: give {', '.join(needed)} a default, or register an "
+                "object."
+            )
+        entry = Entry(name, solver, summary)
     else:
         raise ArgumentError(f"solver must be a Solver object, or a dataclass derived from Solver; got {solver!r}.")
+    if before is not None and before.name.lower() == name.lower():
+        del _CATALOGUE[before.name]
+    elif before is not None:
+        # The name was another solver's alias: that solver keeps its own name, and this one takes the alias over.
+        kept = tuple(alias for alias in before.aliases if alias.lower() != name.lower())
+        _CATALOGUE[before.name] = dataclasses.replace(before, aliases=kept)
+    _CATALOGUE[name] = entry

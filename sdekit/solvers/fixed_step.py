@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sdekit.dynamics import Dynamics
 from sdekit.errors import ArgumentError
+from sdekit.sdes import DiffusionSDE
 from sdekit.solvers.base import Observers, Problem, Solver, Stepper
 from sdekit.solvers.loop import run_fixed, snapshot
 from sdekit.solvers.solution import Solution, SolveState
@@ -67,6 +68,14 @@ class FixedStepSolver(Solver):
         return run_fixed(
             self.name, repr(self), self.stepper, problem, observers or Observers(), resume=resume, stop=stop
         )
+
+    def noise_clock(self, sde: DiffusionSDE, t: Tensor) -> Tensor | None:
+        """The clock, at the times t, of the Brownian motion B that the noise on a reverse SDE is made of.
+
+        The draw for the step from t to s is (B(clock s) - B(clock t)) over the root of the time between: given so,
+        solves with different steps follow one path. None where no such clock is known.
+        """
+        return None
 
     def init(self, problem: Problem) -> HandState:
         """The state before the first step, to be moved by `step`."""

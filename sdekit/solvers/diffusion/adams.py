@@ -14,7 +14,7 @@ from torch import Tensor
 from sdekit._tensors import check_number, check_positive_integer
 from sdekit.errors import ArgumentError
 from sdekit.sdes import DiffusionSDE
-from sdekit.solvers.diffusion.base import TableSolver
+from sdekit.solvers.diffusion.base import TableSolver, exponential_clock
 from sdekit.solvers.diffusion.levels import Levels
 from sdekit.solvers.diffusion.multistep import decay, exact_noise, multistep_table
 from sdekit.solvers.diffusion.weights import check_clock, check_representation, integral_weights, order_ramp
@@ -45,6 +45,7 @@ class Adams(TableSolver):
     tau: float = 0.0
 
     name = "adams"
+    noise_option = "tau"
     evaluations_per_step = 1
     default_grid = "power"
     reference = "sdekit 2026; after Zhao et al. 2023, arXiv 2302.04867"
@@ -69,6 +70,9 @@ class Adams(TableSolver):
         if self.stochastic:
             return None
         return float(min(self.predictor + 1, self.corrector) if self.corrector else self.predictor)
+
+    def noise_clock(self, sde: DiffusionSDE, t: Tensor) -> Tensor | None:
+        return exponential_clock(sde, t, self.tau**2)
 
     def table(self, sde: DiffusionSDE, times: Tensor) -> Table:
         levels = Levels(sde, times)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sdekit.errors import UnknownNameError
 from sdekit.sdes import DiffusionSDE
-from sdekit.solvers.diffusion.base import TableSolver, Transition
+from sdekit.solvers.diffusion.base import TableSolver, Transition, exponential_clock
 from sdekit.solvers.table import Table
 
 __all__ = ["Ancestral"]
@@ -44,6 +44,9 @@ class Ancestral(TableSolver):
     @property
     def stochastic(self) -> bool:
         return True
+
+    def noise_clock(self, sde: DiffusionSDE, t: Tensor) -> Tensor | None:
+        return exponential_clock(sde, t) if self.variance == "posterior" else None
 
     def table(self, sde: DiffusionSDE, times: Tensor) -> Table:
         step = Transition(sde, times)

@@ -17,7 +17,7 @@ from torch import Tensor
 from sdekit._tensors import check_number
 from sdekit.errors import ArgumentError
 from sdekit.sdes import DiffusionSDE
-from sdekit.solvers.diffusion.base import TableSolver
+from sdekit.solvers.diffusion.base import TableSolver, exponential_clock
 from sdekit.solvers.diffusion.levels import Levels
 from sdekit.solvers.diffusion.stages import Stages
 from sdekit.solvers.table import Table
@@ -27,6 +27,7 @@ __all__ = ["DPM2Ancestral", "DPMSolverPP2SAncestral", "EulerAncestral"]
 
 class _Ancestral(TableSolver):
     eta: float
+    noise_option = "eta"
     default_grid = "log_snr"
     strong_order = 1.0
 
@@ -37,6 +38,9 @@ class _Ancestral(TableSolver):
     def __post_init__(self) -> None:
         if not 0 <= check_number("eta", self.eta) <= 1:
             raise ArgumentError(f"eta must be from 0 (deterministic) to 1 (ancestral), got {self.eta!r}.")
+
+    def noise_clock(self, sde: DiffusionSDE, t: Tensor) -> Tensor | None:
+        return exponential_clock(sde, t) if self.eta == 1 else None
 
     def down_and_up(self, levels: Levels) -> tuple[Tensor, Tensor]:
         """sigma_d and sigma_u of each step, (N,)."""

@@ -16,7 +16,7 @@ from sdekit.solvers.fixed_step import FixedStepSolver
 from sdekit.solvers.table import Table
 from sdekit.solvers.table_stepper import TableStepper
 
-__all__ = ["TableSolver", "Transition", "require_falling", "table_stepper"]
+__all__ = ["TableSolver", "Transition", "exponential_clock", "require_falling", "table_stepper"]
 
 
 class TableSolver(FixedStepSolver):
@@ -40,6 +40,12 @@ class TableSolver(FixedStepSolver):
     def stepper(self, problem: Problem) -> Stepper:
         require_falling(self, problem)
         return table_stepper(self.table, problem)
+
+
+def exponential_clock(sde: DiffusionSDE, t: Tensor, tau2: float = 1.0) -> Tensor:
+    r"""sigma~^(-2 tau^2): the exact noise of a step is b^(1 + tau^2) [B(b^(-2 tau^2)) - B(a^(-2 tau^2))]."""
+    clock: Tensor = sde.sigma_ratio(t) ** (-2 * tau2)
+    return clock
 
 
 def require_falling(solver: FixedStepSolver, problem: Problem) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from sdekit._tensors import check_number
 from sdekit.errors import ArgumentError
 from sdekit.sdes import DiffusionSDE
-from sdekit.solvers.diffusion.base import TableSolver, Transition
+from sdekit.solvers.diffusion.base import TableSolver, Transition, exponential_clock
 from sdekit.solvers.table import Table
 
 __all__ = ["DDIM"]
@@ -32,6 +32,7 @@ class DDIM(TableSolver):
     eta: float = 0.0
 
     name = "ddim"
+    noise_option = "eta"
     order = 1.0
     strong_order = 1.0
     weak_order = 1.0
@@ -46,6 +47,9 @@ class DDIM(TableSolver):
     @property
     def stochastic(self) -> bool:
         return self.eta > 0
+
+    def noise_clock(self, sde: DiffusionSDE, t: Tensor) -> Tensor | None:
+        return exponential_clock(sde, t) if self.eta == 1 else None
 
     def table(self, sde: DiffusionSDE, times: Tensor) -> Table:
         step = Transition(sde, times)

@@ -11,7 +11,7 @@ from torch import Tensor
 from sdekit._tensors import check_number
 from sdekit.errors import ArgumentError, UnknownNameError
 from sdekit.sdes import DiffusionSDE
-from sdekit.solvers.diffusion.base import TableSolver
+from sdekit.solvers.diffusion.base import TableSolver, exponential_clock
 from sdekit.solvers.diffusion.levels import Levels
 from sdekit.solvers.diffusion.multistep import decay, exact_noise, multistep_table
 from sdekit.solvers.diffusion.weights import Representation, integral_weights, order_ramp
@@ -188,6 +188,7 @@ class DPMSolver3M(_Multistep):
 
 class _MultistepSDE(_Multistep):
     eta: float
+    noise_option = "eta"
 
     @property
     def stochastic(self) -> bool:
@@ -196,6 +197,9 @@ class _MultistepSDE(_Multistep):
     def __post_init__(self) -> None:
         if check_number("eta", self.eta) < 0:
             raise ArgumentError(f"eta must be 0 or more, got {self.eta!r}.")
+
+    def noise_clock(self, sde: DiffusionSDE, t: Tensor) -> Tensor | None:
+        return exponential_clock(sde, t, self.eta)
 
     def _table(self, levels: Levels, weights: Tensor, tau: Tensor) -> Table:
         noise = exact_noise(levels, tau) if self.stochastic else None

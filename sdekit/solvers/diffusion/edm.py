@@ -48,6 +48,7 @@ class EDM(TableSolver):
     method: str = "heun"
 
     name = "edm"
+    noise_option = "s_churn"
     default_grid = "karras"
     reference = "Karras et al. 2022, arXiv 2206.00364"
 

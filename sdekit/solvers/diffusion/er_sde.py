@@ -49,6 +49,7 @@ class ERSDE(TableSolver):
     legacy: bool = False
 
     name = "er_sde"
+    strong_order = 1.0
     evaluations_per_step = 1
     default_grid = "log_snr"
     reference = "Cui et al. 2023, arXiv 2309.06169"
@@ -63,6 +64,11 @@ class ERSDE(TableSolver):
     @property
     def weak_order(self) -> float:  # type: ignore[override]
         return 2.0 if self.legacy else float(self.values)
+
+    def noise_clock(self, sde: DiffusionSDE, t: Tensor) -> Tensor:
+        """-(sigma~/phi)^2: the noise of a step is phi(b) times an increment of B over it."""
+        level = sde.sigma_ratio(t)
+        return -(level / phi(level)).square()
 
     def table(self, sde: DiffusionSDE, times: Tensor) -> Table:
         levels = Levels(sde, times)

@@ -31,7 +31,9 @@ def decay(levels: Levels, representation: Representation, tau: Tensor | None = N
 
 def exact_noise(levels: Levels, tau: Tensor) -> Tensor:
     """c_i of the data representation: b sqrt(1 - e^{-2 tau^2 h}), in x~, (N,)."""
-    return levels.b * torch.sqrt(-torch.expm1(-2 * tau.square() * levels.h))
+    # tau = 0 on a step to sigma = 0 is 0 times an infinite h: no noise.
+    gained = torch.where(tau == 0, 0.0, tau.square() * levels.h)
+    return levels.b * torch.sqrt(-torch.expm1(-2 * gained))
 
 
 def multistep_table(

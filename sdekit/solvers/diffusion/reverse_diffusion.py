@@ -38,6 +38,10 @@ class ReverseDiffusion(TableSolver):
     def stochastic(self) -> bool:
         return True
 
+    def noise_clock(self, sde: DiffusionSDE, t: Tensor) -> Tensor:
+        """-sigma~^2: the noise of a step is an increment of B over it."""
+        return -sde.sigma_ratio(t).square()
+
     def table(self, sde: DiffusionSDE, times: Tensor) -> Table:
         step = Transition(sde, times)
         return Table.one_step("noise", times, 2 - step.mean, -step.variance / step.sigma_a, torch.sqrt(step.variance))

@@ -11,7 +11,7 @@ from torch import Tensor
 from sdekit._tensors import check_number, check_positive_integer
 from sdekit.errors import ArgumentError
 from sdekit.sdes import DiffusionSDE
-from sdekit.solvers.diffusion.base import TableSolver
+from sdekit.solvers.diffusion.base import TableSolver, exponential_clock
 from sdekit.solvers.diffusion.levels import Levels
 from sdekit.solvers.diffusion.multistep import decay, exact_noise, multistep_table
 from sdekit.solvers.diffusion.weights import integral_weights, order_ramp
@@ -44,7 +44,8 @@ class SASolver(TableSolver):
     sigma_high: float = 25.0
 
     name = "sa_solver"
-    weak_order = 1.0
+    noise_option = "tau"
+    weak_order = 2.0
     strong_order = 1.0
     evaluations_per_step = 1
     default_grid = "log_snr"
@@ -64,6 +65,12 @@ class SASolver(TableSolver):
     @property
     def stochastic(self) -> bool:
         return self.tau > 0
+
+    def noise_clock(self, sde: DiffusionSDE, t: Tensor) -> Tensor | None:
+        """Known where all of the solve is in the range: a step across its end is noisy as a whole or not at all."""
+        level = sde.sigma_ratio(t)
+        within = bool(((level >= self.sigma_low) & (level <= self.sigma_high)).all())
+        return exponential_clock(sde, t, self.tau**2) if within else None
 
     def table(self, sde: DiffusionSDE, times: Tensor) -> Table:
         levels = Levels(sde, times)

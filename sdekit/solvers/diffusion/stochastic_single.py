@@ -19,7 +19,7 @@ from torch import Tensor
 from sdekit._tensors import check_number
 from sdekit.errors import ArgumentError
 from sdekit.sdes import DiffusionSDE
-from sdekit.solvers.diffusion.base import TableSolver
+from sdekit.solvers.diffusion.base import TableSolver, exponential_clock
 from sdekit.solvers.diffusion.dpm_solver_single import check_fraction
 from sdekit.solvers.diffusion.levels import Levels
 from sdekit.solvers.diffusion.stages import Line, Stages
@@ -30,6 +30,7 @@ __all__ = ["SEEDS2", "SEEDS3", "DPMSolverPPSDE"]
 
 class _StochasticStages(TableSolver):
     eta: float
+    noise_option = "eta"
     default_grid = "log_snr"
 
     @property
@@ -39,6 +40,9 @@ class _StochasticStages(TableSolver):
     def __post_init__(self) -> None:
         if check_number("eta", self.eta) < 0:
             raise ArgumentError(f"eta must be 0 or more, got {self.eta!r}.")
+
+    def noise_clock(self, sde: DiffusionSDE, t: Tensor) -> Tensor | None:
+        return exponential_clock(sde, t, self.eta)
 
     def _left(self, levels: Levels, c: float) -> Tensor:
         """e^{-(1 + eta) c h}."""

@@ -46,6 +46,10 @@ class EulerMaruyama(StepSolver):
         f, g = dynamics.drift(x, t), dynamics.diffusion(x, t)
         return x + f * h if dw is None else x + f * h + apply_diffusion(dynamics, g, dw, x)
 
+    def noise_clock(self, sde: DiffusionSDE, t: Tensor) -> Tensor:
+        """t: the noise is that of the SDE's own dW."""
+        return t
+
     def stepper(self, problem: Problem) -> Stepper:
         dynamics = problem.dynamics
         if isinstance(dynamics, ReverseSDE):

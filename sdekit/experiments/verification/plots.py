@@ -1,0 +1,58 @@
+"""The picture of `verify`: error against steps, a panel a solver."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from sdekit.experiments.verification.run import Finding
+
+__all__ = ["orders_figure"]
+
+_STYLES = {
+    ("order", "Gaussian"): ("#0072B2", "o", "order, Gaussian"),
+    ("order", "mixture"): ("#D55E00", "s", "order, mixture"),
+    ("weak order", "Gaussian"): ("#009E73", "^", "weak order"),
+    ("strong order", "one Brownian path"): ("#CC79A7", "D", "strong order"),
+}
+
+
+def orders_figure(findings: Sequence[Finding]) -> Figure:
+    """One log-log panel for each solver with a declared order; the declared slope is dashed through the last point."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    drawn = [f for f in findings if f.order is not None and (f.check, f.on) in _STYLES]
+    names = list(dict.fromkeys(f.solver for f in drawn))
+    columns = min(6, max(1, len(names)))
+    rows = max(1, math.ceil(len(names) / columns))
+    figure = Figure(figsize=(2.3 * columns, 1.9 * rows + 0.5), layout="constrained", dpi=110)
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(rows, columns, squeeze=False)
+    handles = {}
+    for panel, name in zip(panels.flat, names, strict=False):
+        panel.set_title(name, fontsize=8)
+        counts: list[int] = []
+        for f in drawn:
+            if f.solver != name or f.order is None:
+                continue
+            colour, marker, label = _STYLES[f.check, f.on]
+            counts, errors = list(f.order.counts), [max(e, 1e-16) for e in f.order.errors]
+            (handles[label],) = panel.loglog(counts, errors, color=colour, marker=marker, markersize=3, linewidth=1)
+            slope = float(f.declared)
+            guide = [errors[-1] * (counts[-1] / n) ** slope for n in counts]
+            panel.loglog(counts, guide, color=colour, linestyle="--", linewidth=0.7)
+        panel.minorticks_off()
+        panel.set_xticks(counts, [str(n) for n in counts])
+        panel.tick_params(labelsize=6)
+    for panel in list(panels.flat)[len(names) :]:
+        panel.set_axis_off()
+    figure.supxlabel("steps", fontsize=8)
+    figure.supylabel("error (dashed: the declared order)", fontsize=8)
+    if handles:
+        figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4, fontsize=8, frameon=False)
+    return figure
