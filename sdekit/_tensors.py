@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from numbers import Integral, Real
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +15,7 @@ from sdekit.errors import ArgumentError, ShapeError
 
 __all__ = [
     "as_float64",
+    "as_list",
     "check_number",
     "check_positive",
     "check_positive_integer",
@@ -54,6 +57,14 @@ def as_float64(t: Tensor | float) -> Tensor:
     if isinstance(t, Tensor):
         return t.double()
     return torch.tensor(float(t), dtype=torch.float64, device="cpu")  # whatever the default device
+
+
+def as_list(values: object) -> list[Any] | None:
+    """A sequence, a numpy array or a tensor, of one dimension, as a list; None for anything else, text too."""
+    if isinstance(values, Tensor | np.ndarray):
+        listed: list[Any] = values.tolist()
+        return listed if values.ndim == 1 else None
+    return list(values) if isinstance(values, Sequence) and not isinstance(values, str) else None
 
 
 def check_positive_integer(name: str, value: object) -> int:

@@ -323,17 +323,37 @@ def test_a_non_finite_state_names_solver_step_and_time(case):
             assert pickle.loads(pickle.dumps(error)).step == step
 
 
-@pytest.mark.parametrize("name", ["ancestral", "euler_maruyama", "pc"])
-def test_with_noise_that_cannot_be_drawn_again_a_range_is_named(name):
+SOURCES = {
+    "global": lambda: {},
+    "generator": lambda: {"generator": torch.Generator()},
+    "generators": lambda: {"generator": [torch.Generator() for _ in range(3)]},
+    "function": lambda: {"noise": lambda t, s, shape: torch.randn(shape)},
+}
+
+
+@pytest.mark.parametrize("name", ["ancestral", "euler_maruyama", "pc", "torchsde:srk"])
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("size", [5, 16], ids=["one draw a call", "several"])
+def test_the_step_is_named_whatever_the_noise(name, source, size):
+    case = Case(name)
     times = torch.linspace(1.0, 0.01, 21, dtype=torch.float64)
+    until = 0.5 * float(times[6] + times[7])
+    step = first_bad_step(case, times, until)
+    with pytest.raises(NonFiniteError, match=f"at step {step} ") as caught:
+        sk.sample(sk.ScoreModel(Breaking(until), SDE), (3, size), name, grid=times, **SOURCES[source]())
+    assert caught.value.time == float(times[step])
+    assert caught.value.samples == [0, 1, 2]
+
+
+def test_a_failed_solve_leaves_a_generator_where_a_loop_that_ends_there_would():
+    times = torch.linspace(1.0, 0.01, 21, dtype=torch.float64)
+    generator, mine = torch.Generator(), torch.Generator()
     model = sk.ScoreModel(Breaking(0.5 * float(times[6] + times[7])), SDE)
-    with pytest.raises(NonFiniteError, match="one of the steps 1 to 20") as caught:
-        sk.sample(model, (3, 16), name, grid=times, generator=torch.Generator())
-    assert caught.value.step == 20
-    assert caught.value.since == 1
-    with pytest.raises(NonFiniteError, match="at step 8") as caught:  # looked at after each step
-        sk.sample(model, (3, 16), name, grid=times, generator=torch.Generator(), trajectory=True)
-    assert caught.value.time == float(times[8])
+    with pytest.raises(NonFiniteError, match="at step 8"):
+        sk.sample(model, (3, 16), "ancestral", grid=times, generator=generator)
+    for _ in range(1 + 8):  # the prior and eight steps
+        torch.randn(3, 16, generator=mine)
+    assert torch.equal(generator.get_state(), mine.get_state())
 
 
 @pytest.mark.parametrize("case", [c for c in FIXED if not c.options], ids=str)

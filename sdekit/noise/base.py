@@ -7,8 +7,8 @@ hands out draw after draw and knows its position, so that a solve can be saved, 
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Callable, Iterator
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -56,7 +56,24 @@ class NoiseStream(abc.ABC):
 
 
 class NoiseSource(abc.ABC):
-    """Where noise comes from; opened once for each purpose of a solve."""
+    """Where noise comes from; opened once for each purpose of a solve.
+
+    `rewindable` says whether `mark` serves streams that cannot seek.
+    """
+
+    rewindable: ClassVar[bool] = False
+
+    def for_one_solve(self) -> NoiseSource:
+        """The source that one solve opens its streams from, so that `mark` knows which they are."""
+        return self
+
+    def mark(self) -> Callable[[], None]:
+        """A function that brings the streams opened here back to where they stand now."""
+        return lambda: None
+
+    def identity(self) -> str:
+        """What determines the draws, as text; "" where that cannot be told."""
+        return ""
 
     @abc.abstractmethod
     def open(

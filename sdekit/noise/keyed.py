@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sdekit._tensors import as_list
 from sdekit.errors import ArgumentError
 from sdekit.noise.base import NoiseSource, NoiseStream, Purpose
 
@@ -120,6 +121,9 @@ class KeyedNoise(NoiseSource):
     def part(self, start: int, stop: int, total: int) -> NoiseSource:
         return KeyedNoise(self.seed, self.first + start)
 
+    def identity(self) -> str:
+        return repr(self)
+
     def __repr__(self) -> str:
         return f"KeyedNoise(seed={self.seed}, first={self.first})"
 
@@ -128,10 +132,11 @@ class KeyedNoise(NoiseSource):
 class SeedsNoise(NoiseSource):
     """A seed for each sample: sample i of seeds=S is the one sample of seeds=[S[i]]."""
 
-    def __init__(self, seeds: Sequence[int]) -> None:
-        if isinstance(seeds, str) or not isinstance(seeds, Sequence):
+    def __init__(self, seeds: Sequence[int] | np.ndarray | Tensor) -> None:
+        listed = as_list(seeds)
+        if listed is None:
             raise ArgumentError(f"seeds must be a list of integers, one for each sample, got {seeds!r}.")
-        self.seeds = [check_seed(f"seeds[{i}]", s) for i, s in enumerate(seeds)]
+        self.seeds = [check_seed(f"seeds[{i}]", s) for i, s in enumerate(listed)]
 
     def open(
         self,
@@ -155,6 +160,9 @@ class SeedsNoise(NoiseSource):
         if len(self.seeds) != total:
             raise ArgumentError(f"seeds has {len(self.seeds)} entries for a batch of {total}; give one a sample.")
         return SeedsNoise(self.seeds[start:stop])
+
+    def identity(self) -> str:
+        return repr(self)
 
     def __repr__(self) -> str:
         return f"SeedsNoise({self.seeds!r})"

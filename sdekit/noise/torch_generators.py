@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import abc
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, final
 
 import torch
@@ -23,8 +25,11 @@ class GeneratorNoise(NoiseSource):
     """One torch.Generator for the batch, a list of one for each sample, or None: torch's global RNG.
 
     A draw takes from a generator what `torch.randn(shape, generator=g, dtype=x.dtype, device=g.device)` takes (for a
-    list: `torch.randn((1, *shape[1:]), …)` for each sample), in the order of the steps; nothing is ever reseeded.
+    list: `torch.randn((1, *shape[1:]), …)` for each sample), in the order of the steps; nothing is ever reseeded. A
+    solve that fails leaves the generators where a loop that ends at that step would.
     """
+
+    rewindable = True
 
     def __init__(self, generator: torch.Generator | Sequence[torch.Generator] | None = None) -> None:
         many = isinstance(generator, Sequence)
@@ -33,6 +38,7 @@ class GeneratorNoise(NoiseSource):
             raise ArgumentError(f"generator must be a torch.Generator, a list of them, or None; got {generator!r}.")
         self._single: torch.Generator | None = None if many else each[0]
         self._each: list[torch.Generator] | None = each if many else None
+        self._opened: list[_TorchStream] | None = None
 
     def open(
         self,
@@ -49,8 +55,29 @@ class GeneratorNoise(NoiseSource):
                 raise ArgumentError(
                     f"generator has {len(self._each)} entries for a batch of {shape[0]}; give one a sample."
                 )
-            return _ListStream(shape, dtype, device, self._each, scales)
-        return _SingleStream(shape, dtype, device, self._single, draws, scales)
+            stream: _TorchStream = _ListStream(shape, dtype, device, self._each, scales)
+        else:
+            stream = _SingleStream(shape, dtype, device, self._single, draws, scales)
+        if self._opened is not None:
+            self._opened.append(stream)
+        return stream
+
+    def for_one_solve(self) -> NoiseSource:
+        other = GeneratorNoise(self._single if self._each is None else self._each)
+        other._opened = []
+        return other
+
+    def mark(self) -> Callable[[], None]:
+        places = [(stream, stream.position) for stream in self._opened or ()]
+        states = [kept for stream, _ in places for kept in stream.states()]
+
+        def back() -> None:
+            for restore, state in states:
+                restore(state)
+            for stream, position in places:
+                stream.position = position
+
+        return back
 
     def part(self, start: int, stop: int, total: int) -> NoiseSource:
         if self._each is not None:
@@ -72,6 +99,10 @@ class GeneratorNoise(NoiseSource):
 
 class _TorchStream(NoiseStream):
     seekable = False
+
+    @abc.abstractmethod
+    def states(self) -> list[tuple[Callable[[Tensor], object], Tensor]]:
+        """For each generator, how its state is set, and the state it is in."""
 
     def seek(self, position: int) -> None:
         if position != self.position:
@@ -126,6 +157,15 @@ class _SingleStream(_TorchStream):
             return super().ahead(at, after, start, stop)
         return self._draw(min(self._ahead, stop - start))
 
+    def states(self) -> list[tuple[Callable[[Tensor], object], Tensor]]:
+        if self._generator is not None:
+            return [(self._generator.set_state, self._generator.get_state())]
+        device = self._source_device
+        if device.type == "cpu":
+            return [(torch.set_rng_state, torch.get_rng_state())]
+        module = torch.get_device_module(device)
+        return [(functools.partial(module.set_rng_state, device=device), module.get_rng_state(device))]
+
     def _draw(self, count: int) -> list[Tensor]:
         deviation = 1.0 if self._deviations is None else self._deviations[self.position]
         drawn = self._drawn[:count].normal_(0.0, deviation, generator=self._generator)
@@ -150,6 +190,9 @@ class _ListStream(_TorchStream):
         self._z = torch.empty(shape, dtype=dtype, device=device)
         self._rows = list(self._z[:, None].unbind(0))
         self._on_device = all(g.device == device for g in generators)
+
+    def states(self) -> list[tuple[Callable[[Tensor], object], Tensor]]:
+        return [(g.set_state, g.get_state()) for g in self._generators]
 
     def next(self, t: float, s: float) -> Tensor:
         for row, generator in zip(self._rows, self._generators, strict=True):

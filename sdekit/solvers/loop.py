@@ -1,7 +1,8 @@
 """The one fixed-step loop: progress, callbacks, trajectories, non-finite states, split and resumed runs.
 
 It drives a Stepper in strides of several steps, because looking at a state costs as much as a step on a small one. A
-state found non-finite at a stride's end is replayed step by step from the stride's start, to name the step.
+state found non-finite at a stride's end is replayed step by step from the stride's start, to name the step; where the
+noise cannot be drawn again, a stride is one step.
 """
 
 from __future__ import annotations
@@ -51,26 +52,29 @@ def run_fixed(
     first = 0 if resume is None else resume.step
     if isinstance(last, bool) or not isinstance(last, Integral) or not first <= last <= steps:
         raise ArgumentError(f"stop must be from {first} to {steps} here, got {stop!r}.")
-    stepper = make(Problem(dynamics, problem.x, problem.times, problem.noise, problem.last_noise))
+    noise = problem.noise.for_one_solve()
+    stepper = make(Problem(dynamics, problem.x, problem.times, noise, problem.last_noise))
     if resume is not None:
         stepper.restore(resume)
         dynamics.counter.calls = resume.nfe
 
     kept = [stepper.x.clone()] if observers.trajectory else []
-    each = observers.callback is not None or observers.trajectory
+    replayable = stepper.replayable or noise.rewindable
+    each = observers.callback is not None or observers.trajectory or not replayable
     stopped = False
     k = first
     guard = torch.no_grad if dynamics.needs_autograd else torch.inference_mode
     with progress_bar(observers.progress, total=steps, initial=first, name=name) as bar:
         while k < last and not stopped:
             ahead = k + 1 if each else min(last, k + _STRIDE)
-            begin = (
-                snapshot(solver, stepper, k, dynamics.counter.calls) if stepper.replayable and ahead > k + 1 else None
-            )
+            begin = None if ahead == k + 1 else snapshot(solver, stepper, k, dynamics.counter.calls)
+            rewind = None if ahead == k + 1 else noise.mark()
             with guard():
                 stepper.advance(k, ahead)
                 finite = is_finite(stepper.x)
             if not finite:
+                if rewind is not None:
+                    rewind()
                 raise _non_finite(name, stepper, begin, k, ahead, dynamics.needs_autograd)
             k = ahead
             bar.update(k - bar.n)
@@ -101,8 +105,7 @@ def _non_finite(
 ) -> NonFiniteError:
     """The error for a state that became non-finite between two steps; replays them one by one where it can."""
     if begin is None:
-        since = start + 1
-        return NonFiniteError(name, stop, float(stepper.times[stop]), first_bad_samples(stepper.x), since)
+        return NonFiniteError(name, stop, float(stepper.times[stop]), first_bad_samples(stepper.x))
     stepper.restore(begin)
     guard = torch.no_grad if autograd else torch.inference_mode
     for k in range(start, stop):
