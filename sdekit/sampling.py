@@ -58,7 +58,7 @@ def solve(
     Args:
         dynamics: an SDE (solved as it stands), or dynamics: ReverseSDE(model), ProbabilityFlow(model), ODE(f).
         x0: the state at t0, (B, *), floating point.
-        t0: the start; may be left out where the grid is a list of times.
+        t0: the start, from 0 to T for a diffusion SDE and its models; may be left out where the grid is a list of times.
         t1: the end, likewise.
         solver: a name (`sdekit.solvers.names()`) or a Solver.
         steps: the number of steps; required by a fixed-step solver with a named grid, refused by an adaptive one.
@@ -175,8 +175,6 @@ def sample(
         times, _ = _times(
             moving, chosen, steps, grid, start if default else bounded[0], end if default else bounded[1], None
         )
-        for t in (float(times[0]), float(times[-1])):
-            sde.check_time("a time of the grid", t)
         if not times[0] > times[-1]:
             raise ArgumentError("the grid of `sample` runs from noise to data: its times must fall.")
     source = noise_source(seed=seed, seeds=seeds, generator=generator, noise=noise, first=first)
@@ -244,6 +242,8 @@ def _times(
     for name, t in (("t0", t0), ("t1", t1)):
         if t is not None and (isinstance(t, bool) or not isinstance(t, Real) or not math.isfinite(t)):
             raise ArgumentError(f"{name} must be finite, and a number; got {t!r}.")
+        if t is not None and isinstance(sde, DiffusionSDE):
+            sde.check_time(name, t)
     if solver.adaptive:
         if steps is not None or grid is not None:
             given = "steps" if steps is not None else "grid"
@@ -264,6 +264,8 @@ def _times(
         if steps is not None and steps != place.fixed_steps:
             raise ArgumentError(f"the grid given has {place.fixed_steps} steps, but steps={steps!r}; leave steps out.")
         times = place.resolve(sde)
+        for t in (float(times[0]), float(times[-1])) if isinstance(sde, DiffusionSDE) else ():
+            sde.check_time("a time of the grid", t)
         for name, t, at in (("start", t0, times[0]), ("end", t1, times[-1])):
             if t is not None and float(at) != float(t):
                 raise ArgumentError(f"the grid given {name}s at t = {float(at):g}, but t = {float(t):g} was asked for.")

@@ -124,6 +124,31 @@ def test_solve_at_the_door(kwargs, error, said):
     assert not calls
 
 
+@pytest.mark.parametrize(
+    "kind", [sk.ProbabilityFlow, sk.ReverseSDE, lambda model: model.sde], ids=["flow", "sde", "forward"]
+)
+@pytest.mark.parametrize(
+    ("kwargs", "said"),
+    [
+        ({"t0": 5.0, "t1": 0.1}, r"t0 = 5.0 is outside \[0, T\]"),
+        ({"t0": 1.0, "t1": -0.5}, r"t1 = -0.5 is outside \[0, T\]"),
+        ({"grid": [5.0, 0.5, 0.1], "steps": None}, r"a time of the grid = 5.0 is outside"),
+        ({"grid": [1.0, 0.5, -0.1], "steps": None}, r"a time of the grid = -0.1 is outside"),
+    ],
+    ids=lambda v: str(v) if isinstance(v, dict) else "",
+)
+def test_a_diffusion_is_not_solved_outside_its_time(kind, kwargs, said):
+    network = Counting()
+    dynamics = kind(sk.ScoreModel(network, SDE))
+    solver = "euler_maruyama" if getattr(dynamics, "stochastic", True) else "heun"
+    with pytest.raises(ArgumentError, match=said):
+        sk.solve(dynamics, torch.ones(4, 2), **{"solver": solver, "steps": 5, **kwargs})
+    if "grid" not in kwargs and solver == "heun":
+        with pytest.raises(ArgumentError, match=said):
+            sk.solve(dynamics, torch.ones(4, 2), solver="scipy:RK45", **kwargs)
+    assert network.calls == 0
+
+
 def test_shapes_that_do_not_broadcast():
     run = {"t0": 0.0, "t1": 1.0, "steps": 3, "seed": 0}
     with pytest.raises(ShapeError, match=r"\(3,\).*\(4, 2\)"):
