@@ -238,8 +238,15 @@ def test_adaptive_solvers_are_finite_on_every_sde(case, sde):
 
 # Order -------------------------------------------------------------------------------------------------------------
 
-# Away from the ends of the log-SNR range the slope is the order's from a few steps on.
-SPANS = {VPSDE(): (0.8, 0.1), EDMSDE(): (10.0, 0.5), FlowSDE(): (0.8, 0.05), CosineVPSDE(): (0.8, 0.05)}
+def at_level(sde: DiffusionSDE, ratio: float) -> float:
+    """The time at which sigma/alpha is this, within the SDE's own."""
+    return min(sde.t_max, float(sde.time_of_sigma_ratio(torch.tensor(ratio, dtype=torch.float64))))
+
+
+# From where a multistep method's low-order first step costs nothing to where the data is resolved; methods in t, whose
+# velocity is steep at the start, away from both ends.
+SPANS = {sde: (at_level(sde, 150.0), at_level(sde, 0.1)) for sde in (VPSDE(), EDMSDE(), FlowSDE(), CosineVPSDE())}
+SPANS_IN_T = {VPSDE(): (0.8, 0.1), EDMSDE(): (10.0, 0.5), FlowSDE(): (0.8, 0.05), CosineVPSDE(): (0.8, 0.05)}
 
 
 GAUSSIAN = sk.targets.Gaussian(torch.tensor([0.5, -1.0]), torch.tensor([0.3, 0.6]))
@@ -247,9 +254,8 @@ MIXTURE = sk.targets.GaussianMixture(torch.tensor([0.3, 0.7]), torch.tensor([[0.
 
 
 @functools.cache
-def flow_images(sde: DiffusionSDE) -> tuple[Tensor, list[tuple[sk.ScoreModel, Tensor]]]:
+def flow_images(sde: DiffusionSDE, start: float, end: float) -> tuple[Tensor, list[tuple[sk.ScoreModel, Tensor]]]:
     """Eight states at the start, and their images under the flows of both targets."""
-    start, end = SPANS[sde]
     z = torch.randn(8, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     x = z * float(sde.sigma(start))
     model = MIXTURE.score_model(sde)
@@ -265,13 +271,18 @@ def flow_images(sde: DiffusionSDE) -> tuple[Tensor, list[tuple[sk.ScoreModel, Te
 @pytest.mark.parametrize("sde", SPANS, ids=lambda sde: sde.name)
 @pytest.mark.parametrize("case", [c for c in DETERMINISTIC if c.solver.order], ids=str)
 def test_measured_order_is_the_declared_one(case, sde):
-    order, (start, end) = case.solver.order, SPANS[sde]
-    counts = [32, 64, 128] if order < 3 else [12, 24, 48]
-    x, images = flow_images(sde)
+    order, in_t = case.solver.order, case.options.get("variable") == "t"
+    start, end = (SPANS_IN_T if in_t else SPANS)[sde]
+    counts = [12, 24, 48] if in_t and order > 2 else [48, 96, 192] if order < 4 else [128, 256, 512]
+    x, images = flow_images(sde, start, end)
     for model, image in images:
-        ends = [case.sample(model, None, n, x_T=x, t_start=start, t_end=end).x for n in counts]
+        ends = [case.sample(model, None, n, x_T=x, t_start=start, t_end=end, grid="log_snr").x for n in counts]
         errors = [float((e - image).square().mean().sqrt()) for e in ends]
-        assert abs(slope(counts, errors) - order) < 0.2, errors
+        # On a Gaussian the next term of the error may be of the other sign, so that it falls faster for a while.
+        assert order - 0.25 < slope(counts, errors) < order + (0.9 if model is images[0][0] else 0.3), errors
+
+
+DRAWS = {"torchsde:srk": 2, "dpmpp_sde": 2, "seeds_2": 2, "seeds_3": 3}
 
 
 @pytest.mark.parametrize("sde", [VPSDE(), EDMSDE(), FlowSDE()], ids=lambda sde: sde.name)
@@ -280,7 +291,7 @@ def test_measured_order_is_the_declared_one(case, sde):
 )
 def test_measured_weak_order_is_the_declared_one(case, sde):
     # On a Gaussian every one of these samplers is affine in the state and the draws: its moments are exact.
-    m, variance, (start, end) = 1.5, 0.49, {"vp": (0.9, 0.1), "edm": (5.0, 0.5), "flow": (0.9, 0.1)}[sde.name]
+    m, variance, (start, end) = 1.5, 0.49, (at_level(sde, 40.0), at_level(sde, 0.1))
     model = gaussian_model(sde, m, math.sqrt(variance))
 
     def moments(t: float) -> tuple[float, float]:
@@ -288,15 +299,15 @@ def test_measured_weak_order_is_the_declared_one(case, sde):
         return alpha * m, alpha**2 * variance + sigma**2
 
     counts = [16, 32] if is_slow(case) else [64, 128, 256]
-    draws = 2 if case.name == "torchsde:srk" else 1
+    draws = DRAWS.get(case.name, 1)
     errors = []
     for n in counts:
-        got = end_moments(case, model, n, *moments(start), draws_per_step=draws, t_start=start, t_end=end)
+        got = end_moments(case, model, n, *moments(start), draws_per_step=draws, t_start=start, t_end=end, grid="log_snr")
         errors.append(sum(abs(a - b) for a, b in zip(got, moments(end), strict=True)))
     measured = slope(counts, errors)
     assert measured > case.solver.weak_order - 0.2, errors
     if not is_slow(case):  # torchsde's are of second order for the additive noise of a reverse SDE
-        assert measured < case.solver.weak_order + 0.2, errors
+        assert measured < case.solver.weak_order + (0.6 if case.name in ("er_sde", "sa_solver") else 0.2), errors
 
 
 def _strong_slope(solver: str, kind: str, counts: list[int]) -> float:
@@ -397,7 +408,7 @@ LAWS = [
 def test_many_steps_give_the_law(case, sde):
     m, s = 0.8, 0.6
     n, steps = 4000, 150
-    start, end = 0.9 * sde.t_max, max(sde.t_min, 0.01 * sde.t_max)
+    start, end = 0.9 * sde.t_max, max(sde.t_min, (0.001 if case.name == "restart" else 0.01) * sde.t_max)
     model = gaussian_model(sde, m, s)
     grid = "power" if case.name == "euler_maruyama" else "log_snr"
     x = case.sample(model, (n // 16, 16), steps, seed=1, t_start=start, t_end=end, grid=grid, dtype=torch.float64).x

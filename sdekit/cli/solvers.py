@@ -29,7 +29,7 @@ def solvers(
     _print_table(rows)
 
 
-_INTEGRATES = {"yes": "SDE", "no": "ODE", "by eta": "either"}
+_INTEGRATES = {"yes": "SDE", "no": "ODE"}
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
@@ -40,7 +40,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         what.add_row(
             row["name"],
             row["kind"],
-            _INTEGRATES[row["stochastic"]],
+            _INTEGRATES.get(row["stochastic"], "either"),
             row["orders"],
             "varies" if each is None else str(each),
             row["default_grid"] or "",

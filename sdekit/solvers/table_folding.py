@@ -50,7 +50,10 @@ def single_register(table: Table) -> Table:
         here[:, : of_state.shape[1]] = of_state
         there[:-1, : of_point.shape[1]] = of_point[:-1]
         before[1:, 1 : of_point.shape[1] + 1] = -back[1:, None] * of_point[:-1]
-        return _trimmed(ahead[:, None] * (here + state.x[:, None] * before) + there)
+        terms = (ahead[:, None] * here, ahead[:, None] * state.x[:, None] * before, there)
+        total = terms[0] + terms[1] + terms[2]
+        # The noise that predictor and corrector share cancels, to rounding: then it is not there.
+        return _trimmed(torch.where(total.abs() <= 1e-14 * sum(term.abs() for term in terms), 0.0, total))
 
     return replace(
         table,

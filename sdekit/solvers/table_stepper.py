@@ -136,7 +136,7 @@ class TableStepper(Stepper):
         state, _, _ = fold(table, p, q)
         self._keep_values(state.m.shape[1], p, q)
         self._fold_a, self._fold_b = state.of_x.tolist(), state.of_o.tolist()
-        self._past: list[list[float]] = state.m.tolist()
+        self._past: list[list[float]] = (state.m * self._factors(table, state.m.shape[1])).tolist()
         self._scalar_column = _scalar_column(state.of_x, self._x)
         if table.noise_history:
             self._stream = _open(problem, len(table), scales=state.z[:, 0])
@@ -165,33 +165,46 @@ class TableStepper(Stepper):
     def _keep_values(self, past: int, p: Tensor, q: Tensor) -> None:
         """Buffers for the values that later rows look back to."""
         self._values = [torch.zeros_like(self._x) for _ in range(past + 1)] if past else []
-        self._p: list[float] = p.tolist()
-        self._q: list[float] = q.tolist()
+        # m = p e + q o is kept in one pass, over the greater of p and q: what it is short of goes into the weights.
+        of_o = q.abs() >= p.abs()
+        self._factor = torch.where(of_o, q, p)
+        self._kept_of_o: list[bool] = of_o.tolist()
+        self._ratio: list[float] = torch.where(of_o, p / q, q / p).tolist()
+
+    def _factors(self, table: Table, past: int) -> Tensor:
+        """What the values that row i looks back to, m_{-1}, m_{-2}, …, were kept short of: (R, past)."""
+        made = table.evaluates.nonzero()[:, 0]
+        number = torch.cumsum(table.evaluates, 0) - table.evaluates.long()
+        looked_at = number[:, None] - torch.arange(1, past + 1, device="cpu")
+        # A row before the first evaluation looks at nothing: its weight is 0.
+        return self._factor[made[looked_at.clamp(min=0)]]
 
     def _keep(self, number: int, i: int, o: Tensor, at: Tensor) -> None:
-        """m = p e + q o of row i, the evaluation of this number, into its buffer."""
+        """m = p e + q o of row i, the evaluation of this number, into its buffer, over the greater of p and q."""
         if not self._values:
             return
-        value, p, q = self._values[number % len(self._values)], self._p[i], self._q[i]
-        if q == 1:
-            value.copy_(o)
+        value, ratio = self._values[number % len(self._values)], self._ratio[i]
+        if ratio == 0:
+            value.copy_(o if self._kept_of_o[i] else at)
+        elif self._kept_of_o[i]:
+            torch.add(o, at, alpha=ratio, out=value)
         else:
-            torch.mul(o, q, out=value)
-        if p != 0:
-            value.add_(at, alpha=p)
+            torch.add(at, o, alpha=ratio, out=value)
 
     # Any table: a state x and a point y -----------------------------------------------------------------------------
 
     def _prepare_general(self, table: Table, problem: Problem, p: Tensor, q: Tensor) -> None:
         x = self._x
         state, point, first = fold(table, p, q)
-        self._state, self._point = _Columns(state, x), _Columns(point, x)
+        past = max(state.m.shape[1], point.m.shape[1])
+        self._keep_values(past, p, q)
+        factors = self._factors(table, past)
+        self._state, self._point = _Columns(state, factors, x), _Columns(point, factors, x)
         self._point_first: list[bool] = first.tolist()
         if bool(table.point.active.any()):
             self._y = torch.zeros_like(x)
         self._evaluates: list[bool] = table.evaluates.tolist()
         self._evaluated: list[int] = (torch.cumsum(table.evaluates, 0) - table.evaluates.long()).tolist()
-        self._keep_values(max(state.m.shape[1], point.m.shape[1]), p, q)
         self._drawing = table.draw
         self._draw: list[bool] = table.draw.tolist()
         self._drawn: list[int] = torch.cumsum(table.draw, 0).tolist()
@@ -301,12 +314,12 @@ class TableStepper(Stepper):
 class _Columns:
     """A folded update as plain lists, for the executor."""
 
-    def __init__(self, update: Folded, x: Tensor) -> None:
+    def __init__(self, update: Folded, factors: Tensor, x: Tensor) -> None:
         self.scale = _scalar_column(update.of_x, x)
         self.of_x: list[float] = update.of_x.tolist()
         self.of_y: list[float] = update.of_y.tolist()
         self.of_o: list[float] = update.of_o.tolist()
-        self.m: list[list[float]] = update.m.tolist()
+        self.m: list[list[float]] = (update.m * factors[:, : update.m.shape[1]]).tolist()
         self.z: list[list[float]] = update.z.tolist()
         self.active: list[bool] = update.active.tolist()
 

@@ -92,6 +92,8 @@ class ERSDE(TableSolver):
 def _as_published(levels: Levels, weights: Tensor, pairs: Tensor, orders: Tensor) -> Tensor:
     """The weights with (s - a)^2 in place of (s - a)(s - a_{-1}) in the third value's term of Newton's form."""
     rows = (orders == 3).nonzero()[:, 0]
+    if not len(rows):
+        return weights
     a, a1, a2 = (levels.ratio[rows - j] for j in range(3))
     slope = -pairs[rows, 1] * (a - a1)  # int kernel (s - a) ds, from the two-value step
     second = torch.stack([1 / (a - a1), -1 / (a - a1) - 1 / (a1 - a2), 1 / (a1 - a2)], dim=1) / (a - a2)[:, None]

@@ -44,79 +44,71 @@ class PNDM(TableSolver):
 
     def table(self, sde: DiffusionSDE, times: Tensor) -> Table:
         levels = Levels(sde, times)
+        middles = 0.5 * (times[:-1] + times[1:])[:_WARM_UP]
+        halves = (sde.sigma_ratio(middles) - levels.a[:_WARM_UP]).tolist()
+        middle, at = middles.tolist(), times.tolist()
+        at_middle = sde.alpha(middles).tolist()
         rows = _RowList(levels)
         firsts: list[int] = []
-        for i in range(len(levels)):
-            to_zero = bool(levels.b[i] == 0)
-            move = levels.b[i] - levels.a[i]
+        for i, (move, level) in enumerate(zip((levels.b - levels.a).tolist(), levels.b.tolist(), strict=True)):
             firsts.append(len(rows.t))
-            if to_zero:
+            if level == 0:
                 rows.step(i, {0: move})
             elif i < _WARM_UP:
-                middle = 0.5 * (times[i] + times[i + 1])
-                half = sde.sigma_ratio(middle) - levels.a[i]
-                rows.stage(times[i], i, middle, {0: half})
-                rows.stage(middle, i, middle, {0: half})
-                rows.stage(middle, i, times[i + 1], {0: move})
-                rows.t.append(times[i + 1])
+                rows.stage(at[i], i, at_middle[i], {0: halves[i]})
+                rows.stage(middle[i], i, at_middle[i], {0: halves[i]})
+                rows.stage(middle[i], i, rows.alpha[i + 1], {0: move})
+                rows.t.append(at[i + 1])
                 rows.finish(i, {j: w * move / 6 for j, w in enumerate((1, 2, 2, 1))})
             else:
-                here = firsts[-1]
                 weights = adams_bashforth_row(4)
-                rows.step(i, {here - firsts[i - j]: w * move for j, w in enumerate(weights)})
+                rows.step(i, {firsts[-1] - firsts[i - j]: w * move for j, w in enumerate(weights)})
         return rows.table()
+
+
+_Row = tuple[float, dict[int, float]]
 
 
 class _RowList:
     """The rows of a table one by one: the method's steps differ, and there are four kinds of them."""
 
     def __init__(self, levels: Levels) -> None:
-        self._levels = levels
-        self.t: list[Tensor] = []
-        self._state: list[tuple[Tensor, dict[int, Tensor]] | None] = []
-        self._point: list[tuple[Tensor, dict[int, Tensor]] | None] = []
+        self.alpha: list[float] = levels.alpha.tolist()
+        self._times: list[float] = levels.times.tolist()
+        self.t: list[float] = []
+        self._state: list[_Row | None] = []
+        self._point: list[_Row | None] = []
         self._ends: list[bool] = []
 
-    def stage(self, t: Tensor, i: int, to: Tensor, weights: dict[int, Tensor]) -> None:
-        """An evaluation at t, after which the next is made at x~_i + sum_j w_j m_{-j}, at time `to`."""
-        alpha = self._levels.sde.alpha(to)
+    def stage(self, t: float, i: int, alpha: float, weights: dict[int, float]) -> None:
+        """An evaluation at t, after which the next is made at x~_i + sum_j w_j m_{-j}, where alpha is this."""
         self.t.append(t)
-        self._point.append((alpha / self._levels.alpha[i], {j: alpha * w for j, w in weights.items()}))
+        self._point.append((alpha / self.alpha[i], {j: alpha * w for j, w in weights.items()}))
         self._state.append(None)
         self._ends.append(False)
 
-    def step(self, i: int, weights: dict[int, Tensor]) -> None:
+    def step(self, i: int, weights: dict[int, float]) -> None:
         """An evaluation at the start of step i, after which the step is made."""
-        self.t.append(self._levels.times[i])
+        self.t.append(self._times[i])
         self.finish(i, weights)
 
-    def finish(self, i: int, weights: dict[int, Tensor]) -> None:
+    def finish(self, i: int, weights: dict[int, float]) -> None:
         """The end of step i after the evaluation whose time was noted last."""
-        alpha = self._levels.alpha[i + 1]
-        self._state.append((alpha / self._levels.alpha[i], {j: alpha * w for j, w in weights.items()}))
+        alpha = self.alpha[i + 1]
+        self._state.append((alpha / self.alpha[i], {j: alpha * w for j, w in weights.items()}))
         self._point.append(None)
         self._ends.append(True)
 
     def table(self) -> Table:
         ends = torch.tensor(self._ends, device="cpu")
-        return Table(
-            "noise",
-            torch.stack(self.t),
-            _updates(self._state),
-            _updates(self._point),
-            torch.zeros_like(ends),
-            ends,
-        )
+        times = torch.tensor(self.t, dtype=torch.float64, device="cpu")
+        return Table("noise", times, _updates(self._state), _updates(self._point), torch.zeros_like(ends), ends)
 
 
-def _updates(rows: list[tuple[Tensor, dict[int, Tensor]] | None]) -> Updates:
+def _updates(rows: list[_Row | None]) -> Updates:
     width = max((1 + max(row[1]) for row in rows if row is not None), default=0)
-    x = torch.ones(len(rows), dtype=torch.float64, device="cpu")
-    m = torch.zeros(len(rows), width, dtype=torch.float64, device="cpu")
-    for k, row in enumerate(rows):
-        if row is not None:
-            x[k] = row[0]
-            for j, weight in row[1].items():
-                m[k, j] = weight
+    x = [1.0 if row is None else row[0] for row in rows]
+    m = [[0.0 if row is None else row[1].get(j, 0.0) for j in range(width)] for row in rows]
+    weights = torch.tensor(m, dtype=torch.float64, device="cpu").reshape(len(rows), width)
     active = torch.tensor([row is not None for row in rows], device="cpu")
-    return Updates.of(x, m, active=active)
+    return Updates.of(torch.tensor(x, dtype=torch.float64, device="cpu"), weights, active=active)
