@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sdekit.cli.models import NamedModel, load_model
+from sdekit.cli.models import NamedModel, load_models
 from sdekit.cli.output import names, note, numbers, on_terminal, print_json, use_threads, whole_numbers
 from sdekit.errors import ArgumentError
 
@@ -48,7 +48,7 @@ def compare(
         typer.Option(help="Metrics, by commas: energy_distance, sliced_wasserstein, mmd, log_density_gap, flow_error."),
     ] = None,
     reference: Annotated[
-        str | None, typer.Option(help="The target that saved models are measured against: digits, ring or moons.")
+        str | None, typer.Option(help="The target that networks are measured against: digits, ring or moons.")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Runs side by side [default: the number of cores].")] = None,
     out: Annotated[Path, typer.Option(help="The folder to write; the same command goes on where it stopped.")] = Path(
@@ -61,14 +61,22 @@ def compare(
     Finished runs are kept in the folder, so an interrupted comparison resumes with the same command.
     """
     begin = time.perf_counter()
+    from sdekit._tensors import check_positive_integer
     from sdekit.experiments.compare import compare as run
     from sdekit.experiments.contenders import DEFAULT_SOLVERS
 
     use_threads(1)  # in each run, so that the numbers do not depend on how many cores there are
-    chosen = [load_model(name, None if name == "digits" else sde) for name in names(models)]
+    workers = min(_MOST_WORKERS, os.cpu_count() or 1) if workers is None else workers
+    for option, value in (("--seeds", seeds), ("--n", 1 if n is None else n), ("--workers", workers)):
+        check_positive_integer(option, value)
+    chosen = load_models(names(models), sde)
     if not chosen:
         raise ArgumentError("--models is empty; name at least one, such as digits.")
     counts = {m.name: n or (_OF_NETWORK if m.target is None else _OF_TARGET) for m in chosen}
+    if reference is not None and all(m.target is not None for m in chosen):
+        raise ArgumentError(
+            f"--reference is for networks; {', '.join(m.name for m in chosen)} are measured against themselves."
+        )
     given = None if metrics is None else names(metrics)
     done = [0, 0]
 
@@ -82,11 +90,11 @@ def compare(
             nfe=whole_numbers("--nfe", nfe),
             seeds=[seed + k for k in range(seeds)],
             reference={m.name: _reference(m, reference) for m in chosen},
-            metrics={m.name: given or _metrics(m) for m in chosen},
+            metrics={m.name: _metrics(m) if given is None else given for m in chosen},
             n=counts,
             tolerances=numbers("--tolerances", tolerances),
             out=out,
-            workers=workers or min(_MOST_WORKERS, os.cpu_count() or 1),
+            workers=workers,
             progress=on_terminal(),
             callback=count,
             note=_note(chosen),

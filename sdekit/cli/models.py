@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     from sdekit.models import ScoreModel
     from sdekit.targets import Target
 
-__all__ = ["HELP", "NamedModel", "labels", "load_model"]
+__all__ = ["HELP", "NamedModel", "labels", "load_model", "load_models"]
 
 HELP = "A bundled network (digits), an exact target (digits:exact, ring, moons), or the folder of a saved model."
+
+_EXACT = {"digits:exact": "digits", "ring": "ring", "moons": "moons"}
 
 
 @dataclass(frozen=True)
@@ -38,16 +40,29 @@ def load_model(name: str, sde: str | None) -> NamedModel:
 
     from sdekit import models, sdes, targets
 
-    exact = {"digits:exact": "digits", "ring": "ring", "moons": "moons"}
-    if name in exact:
-        target = targets.named(exact[name])
+    if name in _EXACT:
+        target = targets.named(_EXACT[name])
         return NamedModel(name, target.score_model(sdes.named(sde or "vp")), target)
     if name not in models.names() and not Path(name).is_dir():
-        raise UnknownNameError("model", name, [*models.names(), *exact], "Or give the folder of a saved model.")
+        raise UnknownNameError("model", name, [*models.names(), *_EXACT], "Or give the folder of a saved model.")
     model = models.load(name)
     if sde is not None:
         raise ArgumentError(f"--sde is for exact targets; model {name!r} was trained under {model.sde!r}.")
     return NamedModel(name, model, None)
+
+
+def load_models(names: list[str], sde: str | None) -> list[NamedModel]:
+    """The models of these names; `sde` is for the exact targets among them.
+
+    Raises:
+        UnknownNameError: if nothing has one of the names.
+        ArgumentError: if a name is given twice, or an SDE to networks alone.
+    """
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ArgumentError(f"--models names {', '.join(twice)} twice; name each model once.")
+    any_exact = any(name in _EXACT for name in names)
+    return [load_model(name, sde if name in _EXACT or not any_exact else None) for name in names]
 
 
 def labels(model: NamedModel, label: str | None, n: int) -> Tensor | None:
