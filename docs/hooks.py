@@ -1,19 +1,37 @@
-"""What the site makes from the repository: the home page from README.md, the solver table from the catalogue."""
+"""What the site makes from the repository: the home page from README.md, the solver table from the catalogue.
+
+Examples are taken in by pymdownx.snippets; a page that lacks the code of one that it names is an error.
+"""
 
 from __future__ import annotations
 
+import html
+import re
 from pathlib import Path
 from typing import Any
 
 README_MARK, TABLE_MARK = "<!-- README -->", "<!-- solver table -->"
+ROOT = Path(__file__).parent.parent
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Fill in the two marks."""
     if README_MARK in markdown:
-        readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+        readme = (ROOT / "README.md").read_text(encoding="utf-8")
         markdown = markdown.replace(README_MARK, readme.replace("docs/images/", "images/"))
     return markdown.replace(TABLE_MARK, solver_table()) if TABLE_MARK in markdown else markdown
+
+
+def on_page_content(content: str, page: Any, **_: Any) -> None:
+    """Raise ValueError if an example that the page's source takes in is not in the page itself."""
+    text = html.unescape(re.sub(r"<[^>]*>", "", content))
+    for block in re.findall(r"^```python\n(.*?)^```", page.markdown, re.MULTILINE | re.DOTALL):
+        for name in re.findall(r"examples/\w+\.py", block):
+            if (ROOT / name).read_text(encoding="utf-8").strip() not in text:
+                raise ValueError(
+                    f"{page.file.src_uri} lacks the code of {name}; take it in by the line {name} between two lines "
+                    "--8<--, which the formatter of code blocks leaves as they are."
+                )
 
 
 def solver_table() -> str:

@@ -264,8 +264,9 @@ def _times(
         if steps is not None and steps != place.fixed_steps:
             raise ArgumentError(f"the grid given has {place.fixed_steps} steps, but steps={steps!r}; leave steps out.")
         times = place.resolve(sde)
-        for t in (float(times[0]), float(times[-1])) if isinstance(sde, DiffusionSDE) else ():
-            sde.check_time("a time of the grid", t)
+        if isinstance(sde, DiffusionSDE):
+            for end in (float(times[0]), float(times[-1])):
+                sde.check_time("a time of the grid", end)
         for name, t, at in (("start", t0, times[0]), ("end", t1, times[-1])):
             if t is not None and float(at) != float(t):
                 raise ArgumentError(f"the grid given {name}s at t = {float(at):g}, but t = {float(t):g} was asked for.")

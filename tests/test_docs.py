@@ -1,0 +1,47 @@
+"""The site: pages hold the examples that they name."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [path for path in sorted((ROOT / "docs").glob("*.md")) if "examples/" in path.read_text(encoding="utf-8")]
+
+
+def hooks():
+    spec = importlib.util.spec_from_file_location("hooks", ROOT / "docs" / "hooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def page(source):
+    return SimpleNamespace(markdown=source, file=SimpleNamespace(src_uri="page.md"))
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_a_page_takes_its_examples_in(path):
+    # As a page is built where the tools are there, and by hand where they are not.
+    source = path.read_text(encoding="utf-8")
+    assert not re.findall(r"--8\s+<|<\s+--", source)
+    taken = re.findall(r"^--8<--\n(examples/\w+\.py)\n--8<--$", source, re.MULTILINE)
+    assert taken
+    assert all((ROOT / name).is_file() for name in taken)
+    markdown = pytest.importorskip("markdown")
+    pytest.importorskip("pymdownx")
+    extensions = ["pymdownx.highlight", "pymdownx.superfences", "pymdownx.snippets"]
+    settings = {"pymdownx.snippets": {"base_path": [str(ROOT)], "check_paths": True}}
+    built = markdown.markdown(source, extensions=extensions, extension_configs=settings)
+    hooks().on_page_content(built, page=page(source))
+
+
+def test_a_page_without_its_example_is_an_error():
+    # What a formatter once made of --8<-- "examples/own_sde.py", taken for an expression.
+    source = '```python\n--8 < --"examples/own_sde.py"\n```\n'
+    with pytest.raises(ValueError, match=r"page.md lacks the code of examples/own_sde.py"):
+        hooks().on_page_content("<pre>--8 &lt; --&quot;examples/own_sde.py&quot;</pre>", page=page(source))
