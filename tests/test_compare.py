@@ -256,6 +256,44 @@ def test_a_network_that_diverges_is_a_failed_row():
     assert "non-finite" in report.by_seed["status"].iloc[0]
 
 
+def test_a_reference_flow_that_is_not_finite_makes_failed_rows(tmp_path):
+    # The loop keeps to times at which the network is sound; the flow does not.
+    network = sk.ScoreModel(
+        lambda x, t: torch.where(t[:, None] < 0.5, math.nan, 0.0) * x, sk.VPSDE(), "noise", shape=(2,)
+    )
+
+    def early(model, x, steps, seed):
+        return sum(model.denoised(x, 1.0) for _ in range(steps))
+
+    solvers = ["ddim", ("early", Loop(early, stochastic=False))]
+    report = small(models={"a": network}, solvers=solvers, nfe=[6], metrics=None, out=tmp_path)
+    rows = {(row["solver"], row["metric"]): row for row in report.table.to_dict("records")}
+    failed = {key: row["failed"] for key, row in rows.items()}
+    assert failed == {
+        ("ddim", "energy_distance"): 2,
+        ("ddim", "flow_error"): 2,
+        ("early", "energy_distance"): 0,
+        ("early", "flow_error"): 2,
+    }
+    assert math.isnan(rows["early", "flow_error"]["value"])
+    status = report.by_seed.query("solver == 'early'").set_index("metric")["status"]
+    assert set(status["energy_distance"]) == {"success"}
+    assert set(status["flow_error"]) == {"the reference flow became non-finite"}
+    with pytest.raises(ArgumentError, match="reference flow became non-finite"):
+        report.difference("early", "early", nfe=6, metric="flow_error")
+    report.save()
+    assert_same(small(models={"a": network}, solvers=solvers, nfe=[6], metrics=None, out=tmp_path), report)
+
+
+def test_numbers_may_come_as_arrays_and_tensors():
+    listed = small(solvers=["ddim", "scipy:RK45"], nfe=[6, 9], seeds=[3, 4], tolerances=[0.1, 0.01])
+    for kind in (np.array, torch.tensor):
+        given = {"nfe": kind([6, 9]), "seeds": kind([3, 4]), "tolerances": kind([0.1, 0.01])}
+        table = small(solvers=["ddim", "scipy:RK45"], **given).table
+        assert list(table["nfe"]) == list(listed.table["nfe"])
+        assert list(table["budget"].dropna()) == list(listed.table["budget"].dropna())
+
+
 # step_pred -----------------------------------------------------------------------------------------------------------
 
 
@@ -475,6 +513,9 @@ def test_a_folder_that_cannot_be_written_is_refused_before_any_work(tmp_path):
         ({"nfe": [1]}, "solver 'heun' needs 2 evaluations for one step, more than the budget of 1"),
         ({"seeds": 0}, "seeds must be an integer of at least 1"),
         ({"seeds": [-1]}, "integers of at least 0"),
+        ({"seeds": np.array([1, 1])}, "twice"),
+        ({"seeds": 1.5}, "seeds must be a list"),
+        ({"nfe": np.array([[6]])}, "nfe must be a list"),
         ({"n": 4}, "n must be at least 8"),
         ({"metrics": ["energy"]}, "unknown metric 'energy'"),
         ({"metrics": []}, "metrics is a list"),
@@ -485,6 +526,10 @@ def test_a_folder_that_cannot_be_written_is_refused_before_any_work(tmp_path):
         ({"reference": RING.sample(10, seed=0)}, "must be a target"),
         ({"reference": sk.targets.Gaussian(torch.zeros(3), 1.0)}, "its reference draws"),
         ({"tolerances": [0.0]}, "a tolerance must be"),
+        ({"tolerances": 1e-3}, r"write \[0.001\]"),
+        ({"solvers": [("a", "scipy:RK45", {"grid": "karras"})]}, "takes no grid"),
+        ({"solvers": [("a", "scipy:RK45", {"denoise": "mean"})]}, "adds none"),
+        ({"solvers": ["scipy:RK45"], "t_end": 0.0}, "infinite velocity at t = 0"),
         ({"workers": 0}, "workers must be"),
         ({"floor_repeats": 1}, "floor_repeats"),
         ({"models": {}}, "models is empty"),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sdekit._tensors import check_positive_integer
@@ -44,13 +45,13 @@ _TABLE_WIDTH = 100
 def compare(
     models: Mapping[str, ScoreModel] | ScoreModel,
     solvers: Sequence[SolverLike] = DEFAULT_SOLVERS,
-    nfe: Sequence[int] = (10, 20, 50),
-    seeds: int | Sequence[int] = 3,
+    nfe: Sequence[int] | NDArray[np.int64] | Tensor = (10, 20, 50),
+    seeds: int | Sequence[int] | NDArray[np.int64] | Tensor = 3,
     *,
     reference: Target | Mapping[str, Target] | None = None,
     metrics: Sequence[str | Metric] | Mapping[str, Sequence[str | Metric]] | None = None,
     n: int | Mapping[str, int] = 500,
-    tolerances: Sequence[float] = (1e-1, 1e-2, 1e-4),
+    tolerances: Sequence[float] | NDArray[np.float64] | Tensor = (1e-1, 1e-2, 1e-4),
     t_end: float | None = None,
     reference_n: int = 2000,
     flow_steps: int = 50,
@@ -66,7 +67,8 @@ def compare(
 
     With one seed all solvers start from the same prior draw, the one of `sample(…, seed=seed)`. A budget becomes the
     most steps whose counted evaluations stay within it; the NFE reported is counted in the run itself. A run that
-    becomes non-finite, or ends early, is a failed row (NaN) and not an error.
+    becomes non-finite, or ends early, is a failed row (NaN) and not an error; so is a flow error whose reference flow
+    becomes non-finite.
 
     Args:
         models: ScoreModels by name, or one. A model with a condition keeps it: batch-first tensors must have n rows.
@@ -341,7 +343,7 @@ class Report:
                     "standard_error": math.nan if found.standard_error is None else found.standard_error,
                     "seconds": record.seconds,
                     "n": self._plan.subjects[cell.model].n,
-                    "status": record.status,
+                    "status": record.status_of(metric.name),
                 }
 
     def _names(self, cell: Cell) -> dict[str, Any]:
@@ -384,10 +386,10 @@ class Report:
         return np.concatenate(parts)
 
     def _why(self, cell: Cell, metric: str) -> str:
-        record = self._session.records[cell]
-        if record.status != "success":
-            return record.status
-        return "it is measured on the whole set" if metric in record.metrics else "it was not measured"
+        if metric not in (m.name for m in self._plan.metrics_of(cell)):
+            return "it was not measured"
+        status = self._session.records[cell].status_of(metric)
+        return "it is measured on the whole set" if status == "success" else status
 
     def _settings_of(self, label: str) -> dict[str, Any]:
         contender = self._plan.contenders[label]

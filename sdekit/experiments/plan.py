@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, is_dataclass, replace
 from numbers import Integral
 from typing import Any, TypeVar, final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from sdekit._tensors import check_positive, check_positive_integer
+from sdekit._tensors import as_list, check_positive, check_positive_integer
 from sdekit.dynamics import ProbabilityFlow, ReverseSDE
-from sdekit.errors import ArgumentError, ShapeError, UnknownNameError
+from sdekit.errors import ArgumentError, NonFiniteError, ShapeError, UnknownNameError
 from sdekit.experiments.contenders import Contender, Loop, SolverLike, contenders
 from sdekit.experiments.metrics import (
     MMD,
@@ -115,13 +118,13 @@ class Outcome:
 def make_plan(
     models: Mapping[str, ScoreModel] | ScoreModel,
     solvers: Sequence[SolverLike],
-    nfe: Sequence[int],
-    seeds: int | Sequence[int],
+    nfe: Sequence[int] | NDArray[np.int64] | Tensor,
+    seeds: int | Sequence[int] | NDArray[np.int64] | Tensor,
     *,
     reference: Target | Mapping[str, Target] | None,
     metrics: Sequence[str | Metric] | Mapping[str, Sequence[str | Metric]] | None,
     n: int | Mapping[str, int],
-    tolerances: Sequence[float],
+    tolerances: Sequence[float] | NDArray[np.float64] | Tensor,
     t_end: float | None,
     reference_n: int,
     flow_steps: int,
@@ -148,13 +151,16 @@ def make_plan(
     }
     field = {c.label: c for c in contenders(solvers)}
     budgets = _integers("nfe", nfe, lowest=1)
-    places = [check_positive("a tolerance", t) for t in tolerances]
+    listed = as_list(tolerances)
+    if listed is None:
+        raise ArgumentError(f"tolerances must be a list of numbers, got {tolerances!r}; write [{tolerances!r}].")
+    places = [check_positive("a tolerance", t) for t in listed]
     if len(set(places)) != len(places):
-        raise ArgumentError(f"tolerances holds a value twice: {list(tolerances)!r}.")
-    if isinstance(seeds, Sequence):
-        chosen_seeds = _integers("seeds", seeds, lowest=0)
-    else:
+        raise ArgumentError(f"tolerances holds a value twice: {listed!r}.")
+    if isinstance(seeds, Integral):
         chosen_seeds = tuple(range(check_positive_integer("seeds", seeds)))
+    else:
+        chosen_seeds = _integers("seeds", seeds, lowest=0)
 
     cells: list[Cell] = []
     for subject in subjects.values():
@@ -237,13 +243,13 @@ def _for_each(name: str, value: Given | Mapping[str, Given], models: Mapping[str
     return dict(value)
 
 
-def _integers(name: str, values: Sequence[int], lowest: int) -> tuple[int, ...]:
-    whole = isinstance(values, Sequence) and not isinstance(values, str) and len(values) > 0
-    if not whole or not all(isinstance(v, Integral) and not isinstance(v, bool) and int(v) >= lowest for v in values):
+def _integers(name: str, values: object, lowest: int) -> tuple[int, ...]:
+    listed = as_list(values)
+    if not listed or not all(isinstance(v, Integral) and not isinstance(v, bool) and int(v) >= lowest for v in listed):
         raise ArgumentError(f"{name} must be a list of integers of at least {lowest}, got {values!r}.")
-    if len(set(values)) != len(values):
-        raise ArgumentError(f"{name} holds a value twice: {list(values)!r}.")
-    return tuple(int(v) for v in values)
+    if len(set(listed)) != len(listed):
+        raise ArgumentError(f"{name} holds a value twice: {listed!r}.")
+    return tuple(int(v) for v in listed)
 
 
 def _subject(
@@ -305,6 +311,7 @@ def _rungs(
         dynamics = ReverseSDE(subject.model) if solver.stochastic else ProbabilityFlow(subject.model)
         solver.check(dynamics)
         if solver.adaptive:
+            _check_adaptive(contender, solver, subject, t_end)
             if contender.takes_tolerance and not tolerances:
                 raise ArgumentError(f"solver {contender.label!r} takes tolerances instead of nfe; tolerances is empty.")
             return [(None, None, t) for t in tolerances] if contender.takes_tolerance else [(None, None, None)]
@@ -327,10 +334,23 @@ def _rungs(
 
 def _evaluations(contender: Contender, solver: Solver | Loop, subject: Subject, steps: int, t_end: float | None) -> int:
     """What a run of so many steps costs, counted on a stand-in for the network that answers 0."""
+    x = torch.zeros(1, *subject.shape)
+    out = run_solver(solver, _stand_in(subject), x, steps=steps, seed=0, t_end=t_end, sampling=contender.sampling)
+    return round(out.nfe)
+
+
+def _check_adaptive(contender: Contender, solver: Solver, subject: Subject, t_end: float | None) -> None:
+    """Raise what a run would raise at the door, by a run on a stand-in, of two evaluations if it can be bounded."""
+    if is_dataclass(solver) and "max_nfe" in solver.options():
+        solver = replace(solver, max_nfe=2)
+    with suppress(NonFiniteError):  # the stand-in's own
+        x = torch.zeros(1, *subject.shape)
+        run_solver(solver, _stand_in(subject), x, steps=None, seed=0, t_end=t_end, sampling=contender.sampling)
+
+
+def _stand_in(subject: Subject) -> ScoreModel:
+    """The model with a network that answers 0."""
     model = subject.model
-    stand_in = ScoreModel(
+    return ScoreModel(
         lambda x, t, **_: torch.zeros_like(x), model.sde, model.prediction, data_std=model.data_std, shape=subject.shape
     )
-    x = torch.zeros(1, *subject.shape)
-    out = run_solver(solver, stand_in, x, steps=steps, seed=0, t_end=t_end, sampling=contender.sampling)
-    return round(out.nfe)

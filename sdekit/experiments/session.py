@@ -49,12 +49,20 @@ class CellDone:
 @final
 @dataclass(frozen=True, eq=False)
 class Record:
-    """The result of a cell: metrics by name, none of them if the run failed, and `status` says why."""
+    """The result of a cell: metrics by name, none of them if the run failed, and `status` says why.
+
+    A run that succeeded lacks its flow error where the reference flow is not finite.
+    """
 
     nfe: float
     seconds: float
     status: str
     metrics: dict[str, MetricValue] = field(default_factory=dict)
+
+    def status_of(self, metric: str) -> str:
+        """The status, or why a run that succeeded has no value of this metric."""
+        lost = self.status == "success" and metric not in self.metrics
+        return "the reference flow became non-finite" if lost else self.status
 
 
 class _Interrupted(SdekitError):
@@ -79,7 +87,8 @@ class Session:
         self.records: dict[Cell, Record] = {}
         self.samples: dict[tuple[str, str], Tensor] = {}
         self._floor_values: dict[tuple[str, str, int], NDArray[np.float64]] = {}
-        self._measures: dict[tuple[str, str, int], Callable[[Tensor], MetricValue]] = {}
+        # None for a flow error whose reference flow is not finite: the network's fault, so a failed row.
+        self._measures: dict[tuple[str, str, int], Callable[[Tensor], MetricValue] | None] = {}
         self._stop = threading.Event()
         self._keys = _Keys(plan) if store is not None else None
         self._shown = _shown(plan)
@@ -197,9 +206,14 @@ class Session:
 
     def _preparation_work(self, subject: Subject, metric: Metric, seed: int) -> Callable[[], None]:
         def work() -> None:
-            flow = metric.needs == "reference_flow"
-            reference = self._flow(subject, seed) if flow else self._reference(subject, metric, seed)
-            self._measures[subject.label, metric.name, seed] = metric.against(reference)
+            key = subject.label, metric.name, seed
+            try:
+                flow = metric.needs == "reference_flow"
+                reference = self._flow(subject, seed) if flow else self._reference(subject, metric, seed)
+            except NonFiniteError:
+                self._measures[key] = None
+            else:
+                self._measures[key] = metric.against(reference)
 
         return work
 
@@ -264,7 +278,7 @@ class Session:
         if not bool(torch.isfinite(end).all()):
             return Record(out.nfe, seconds, "samples hold NaN or infinite values"), None
         measures = {m.name: self._measures[cell.model, m.name, cell.seed] for m in plan.metrics_of(cell)}
-        return Record(out.nfe, seconds, "success", {name: f(end) for name, f in measures.items()}), end
+        return Record(out.nfe, seconds, "success", {name: f(end) for name, f in measures.items() if f}), end
 
     def _watched(self, model: ScoreModel) -> ScoreModel:
         """The model with a network that raises once the comparison is to stop, so that no worker outlives it."""
