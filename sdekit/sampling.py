@@ -75,7 +75,8 @@ def solve(
         progress: show a bar.
         callback: called after each step with a StepInfo; may change x in place and stop the solve.
         trajectory: keep the state at every time of the grid.
-        resume: a state (`Solution.state`) of the same solve to go on from.
+        resume: a state (`Solution.state`) of the same solve to go on from; give everything else as it was. One that is
+            known to be of another solver, grid, SDE, seed or start is refused; the network's weights are not compared.
         stop: end after this many steps.
         options: the solver's own, where it is given by name (`eta`, `snr`, `rtol`, …).
 

@@ -148,7 +148,18 @@ def test_save_at_of_a_resumed_solve_keeps_the_times_that_were_asked_for():
 def test_a_saved_state_is_a_plain_value(case):
     state = run(case, stop=2).state
     plain = state.to_dict()
-    assert set(plain) == {"x", "step", "t", "registers", "noise_positions", "nfe", "solver"}
+    assert set(plain) == {
+        "x",
+        "step",
+        "t",
+        "registers",
+        "noise_positions",
+        "nfe",
+        "solver",
+        "dynamics",
+        "noise",
+        "start",
+    }
     json.dumps({k: v for k, v in plain.items() if k not in ("x", "registers")})
     again = through_a_file(state)
     assert again.noise_positions == state.noise_positions
@@ -211,6 +222,67 @@ def test_a_state_of_the_same_solver_with_other_options_is_refused():
     state = sk.sample(MODEL, 4, "ddim", 6, eta=0.5, seed=3, stop=3).state
     with pytest.raises(ArgumentError, match=r"eta=0\.5.*eta=1\.0"):
         sk.sample(MODEL, 4, "ddim", 6, eta=1.0, seed=3, resume=state)
+
+
+@pytest.mark.parametrize("name", ["ancestral", "pc", "torchsde:srk", "euler_maruyama"])
+@pytest.mark.parametrize(
+    ("kwargs", "said"),
+    [
+        ({"seed": 2}, r"noise KeyedNoise\(seed=3, first=0\), not KeyedNoise\(seed=2"),
+        ({"first": 4}, r"first=0\), not .*first=4"),
+        ({"seed": None, "seeds": [3, 4, 5, 6]}, r"SeedsNoise\(\[3, 4, 5, 6\]\)"),
+        ({"x_T": torch.ones(4, 3), "n_or_shape": None}, "another start"),
+        ({"model": gaussian_model(VPSDE(0.1, 20.0, t_min=1e-3), 0.2, 0.6, shape=(3,))}, "dynamics"),
+        ({"model": gaussian_model(VPSDE(0.1, 19.0), 0.2, 0.5, shape=(3,))}, r"beta_max=20.*beta_max=19"),
+        ({"model": sk.ScoreModel(MODEL.network, VPSDE(), "data", shape=(3,))}, "prediction='data'"),
+        ({"condition": {"y": 1}}, r"condition=\[\], not .*condition=\['y'\]"),
+    ],
+    ids=["seed", "first", "seeds", "start", "data", "SDE", "prediction", "condition"],
+)
+def test_a_state_of_another_solve_is_refused(name, kwargs, said):
+    given = {"model": MODEL, "n_or_shape": 4, "solver": name, "steps": 6, "grid": "uniform", "seed": 3}
+    state = through_a_file(sk.sample(**given, stop=3).state)
+    with pytest.raises(ArgumentError, match=said):
+        sk.sample(**{**given, **kwargs}, resume=state)
+    # Again when it was resumed once.
+    state = through_a_file(sk.sample(**given, resume=state, stop=5).state)
+    with pytest.raises(ArgumentError, match=said):
+        sk.sample(**{**given, **kwargs}, resume=state)
+
+
+def test_a_state_of_one_target_is_not_resumed_on_another():
+    ring, moons = sk.targets.ring().score_model(VPSDE()), sk.targets.moons().score_model(VPSDE())
+    state = sk.sample(ring, 4, "ddim", 6, seed=3, stop=3).state
+    with pytest.raises(ArgumentError, match="dynamics"):
+        sk.sample(moons, 4, "ddim", 6, seed=3, resume=state)
+
+
+def test_an_ode_takes_no_draws_so_its_seed_is_free():
+    whole = sk.sample(MODEL, 4, "ddim", 6, seed=3)
+    state = sk.sample(MODEL, 4, "ddim", 6, seed=3, stop=3).state
+    start = sk.sample(MODEL, 4, "ddim", 6, seed=3, stop=0).x
+    assert torch.equal(sk.sample(MODEL, None, "ddim", 6, x_T=start, seed=9, resume=state).x, whole.x)
+    nudged = start * (1 + 1e-6)  # the prior may round otherwise on another machine
+    assert torch.equal(sk.sample(MODEL, None, "ddim", 6, x_T=nudged, resume=state).x, whole.x)
+
+
+def test_a_state_saved_by_an_earlier_version_is_taken():
+    state = sk.sample(MODEL, 4, "ancestral", 6, seed=3, stop=3).state
+    old = {k: v for k, v in state.to_dict().items() if k not in ("dynamics", "noise", "start")}
+    again = sk.sample(MODEL, 4, "ancestral", 6, seed=3, resume=SolveState.from_dict(old))
+    assert torch.equal(again.x, sk.sample(MODEL, 4, "ancestral", 6, seed=3).x)
+
+
+def test_dynamics_of_ones_own_are_known_again_in_another_process():
+    # Without the addresses that a default repr holds.
+    class Own:
+        def __call__(self, x, t):
+            return -x
+
+    runs = [{"dynamics": sk.SDE(Own(), Own()), "x0": torch.ones(2, 1), "t0": 0.0, "t1": 1.0, "seed": 1} for _ in "ab"]
+    state = sk.solve(**runs[0], steps=4, stop=2).state
+    assert torch.equal(sk.solve(**runs[1], steps=4, resume=state).x, sk.solve(**runs[0], steps=4).x)
+    assert "0x" not in state.dynamics
 
 
 def test_resume_takes_a_state_and_not_its_dict():
@@ -311,6 +383,15 @@ def test_a_generator_cannot_step_back_by_hand():
     solver.step(zero)
     with pytest.raises(UnsupportedError, match="seed="):
         solver.step(zero)
+
+
+def test_by_hand_a_state_of_another_solve_is_refused():
+    solver = Case("ancestral").solver
+    one, other = (solver.init(problem(Case("ancestral"), KeyedNoise(k))) for k in (1, 2))
+    later = solver.step(one).value
+    assert one.at(later).value is later
+    with pytest.raises(ArgumentError, match="noise"):
+        other.at(later)
 
 
 def test_by_hand_a_solver_checks_what_it_is_given():

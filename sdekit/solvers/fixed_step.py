@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -13,7 +13,7 @@ from sdekit.dynamics import Dynamics
 from sdekit.errors import ArgumentError
 from sdekit.sdes import DiffusionSDE
 from sdekit.solvers.base import Observers, Problem, Solver, Stepper
-from sdekit.solvers.loop import run_fixed, snapshot
+from sdekit.solvers.loop import check_same_solve, run_fixed, signed, snapshot
 from sdekit.solvers.solution import Solution, SolveState
 
 __all__ = ["FixedStepSolver", "HandState"]
@@ -44,7 +44,12 @@ class HandState:
         return self.value.nfe
 
     def at(self, value: SolveState) -> HandState:
-        """The same solve at another saved state."""
+        """The same solve at another saved state.
+
+        Raises:
+            ArgumentError: if it is known to be one of another solve.
+        """
+        check_same_solve(value, self.value)
         return HandState(value, self.stepper, self.dynamics)
 
 
@@ -82,7 +87,7 @@ class FixedStepSolver(Solver):
         self.check(problem.dynamics)
         dynamics = problem.dynamics.counted()
         stepper = self.stepper(Problem(dynamics, problem.x, problem.times, problem.noise, problem.last_noise))
-        return HandState(snapshot(repr(self), stepper, 0, 0), stepper, dynamics)
+        return HandState(signed(snapshot(repr(self), stepper, 0, 0), problem), stepper, dynamics)
 
     def step(self, state: HandState) -> HandState:
         """The state one step on. The state given stays as it is.
@@ -99,4 +104,6 @@ class FixedStepSolver(Solver):
         with torch.no_grad():
             stepper.advance(k, k + 1)
         nfe = state.value.nfe + state.dynamics.counter.calls - calls
-        return HandState(snapshot(repr(self), stepper, k + 1, nfe), stepper, state.dynamics)
+        at, first = snapshot(repr(self), stepper, k + 1, nfe), state.value
+        at = replace(at, dynamics=first.dynamics, noise=first.noise, start=first.start)
+        return HandState(at, stepper, state.dynamics)

@@ -7,8 +7,11 @@ noise cannot be drawn again, a stride is one step.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from numbers import Integral
+from types import FunctionType
 
 import torch
 
@@ -18,9 +21,11 @@ from sdekit.solvers.base import Observers, Problem, StepInfo, Stepper
 from sdekit.solvers.progress import progress_bar
 from sdekit.solvers.solution import Solution, SolveState, first_bad_samples
 
-__all__ = ["run_fixed", "snapshot"]
+__all__ = ["check_same_solve", "run_fixed", "signed", "snapshot"]
 
 _STRIDE = 256
+_LONGEST = 300
+_SAME_START = 1e-4  # of its norm; the same draw may round otherwise on another machine
 
 
 def snapshot(solver: str, stepper: Stepper, step: int, nfe: int) -> SolveState:
@@ -28,6 +33,43 @@ def snapshot(solver: str, stepper: Stepper, step: int, nfe: int) -> SolveState:
     registers = {name: r.clone() for name, r in stepper.registers().items()}
     t = float(stepper.times[step])
     return SolveState(stepper.x.clone(), step, t, registers, stepper.noise_positions(), nfe, solver)
+
+
+def signed(state: SolveState, problem: Problem) -> SolveState:
+    """The state with what tells its problem from others."""
+    model, text = problem.dynamics.model, repr(problem.dynamics)
+    if model is not None:
+        # A module's repr is all its layers, a function's no more than its name.
+        own = "" if isinstance(model.network, (torch.nn.Module, FunctionType)) else f"{model.network!r}, "
+        text += f" with {own}data_std={model.data_std:g}, shape={model.shape}, condition={sorted(model.condition)}"
+    x = problem.x.detach().double().reshape(-1)
+    along = torch.cos(torch.arange(len(x), dtype=x.dtype, device=x.device))
+    return replace(
+        state,
+        dynamics=re.sub(r" at 0x[0-9a-fA-F]+", "", text),
+        noise=problem.noise.identity() if state.noise_positions else "",
+        start=(float(x.norm()), float(x @ along)),
+    )
+
+
+def check_same_solve(saved: SolveState, here: SolveState) -> None:
+    """Raise ArgumentError if a saved state is known to be one of another solve than the one `here` belongs to."""
+    for name, was, now in (("dynamics", saved.dynamics, here.dynamics), ("noise", saved.noise, here.noise)):
+        if was and now and was != now:
+            raise ArgumentError(
+                f"the saved state is one with the {name} {_shortened(was)}, not {_shortened(now)}; resume with the "
+                f"{name} that it was saved with."
+            )
+    if saved.start and here.start:
+        apart = max(abs(a - b) for a, b in zip(saved.start, here.start, strict=True))
+        if apart > _SAME_START * max(saved.start[0], here.start[0]):
+            raise ArgumentError(
+                "the saved state is one of a solve from another start (x0 or x_T); give the one it was saved with."
+            )
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def run_fixed(
@@ -56,6 +98,7 @@ def run_fixed(
     stepper = make(Problem(dynamics, problem.x, problem.times, noise, problem.last_noise))
     if resume is not None:
         stepper.restore(resume)
+        check_same_solve(resume, signed(resume, problem))
         dynamics.counter.calls = resume.nfe
 
     kept = [stepper.x.clone()] if observers.trajectory else []
@@ -87,6 +130,8 @@ def run_fixed(
                 kept.append(stepper.x.clone())
 
     state = snapshot(solver, stepper, k, dynamics.counter.calls)
+    if k < steps or resume is not None:  # a whole solve need not pay for what tells where it can go on
+        state = signed(state, problem)
     return Solution(
         x=state.x,
         t=state.t,

@@ -25,6 +25,11 @@ class SolveState:
         noise_positions: draws taken from each noise stream.
         nfe: evaluations counted so far.
         solver: the solver that stands here, with its options, as its `repr` writes it.
+        dynamics: what is solved, as text: the SDE, the prediction, the sample's shape; not the network's weights.
+        noise: the seed or seeds of the draws, as text; "" where none are taken, or they come from elsewhere.
+        start: two numbers by which the start of the solve is known again.
+
+    The last four are compared, where they are known, when the solve goes on.
     """
 
     x: Tensor
@@ -34,6 +39,9 @@ class SolveState:
     noise_positions: tuple[int, ...] = ()
     nfe: int = 0
     solver: str = ""
+    dynamics: str = ""
+    noise: str = ""
+    start: tuple[float, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Tensors and plain values only: fit for `torch.save` and for loading with `weights_only=True`."""
@@ -45,12 +53,16 @@ class SolveState:
             "noise_positions": list(self.noise_positions),
             "nfe": self.nfe,
             "solver": self.solver,
+            "dynamics": self.dynamics,
+            "noise": self.noise,
+            "start": list(self.start),
         }
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> SolveState:
         """The inverse of `to_dict`."""
-        return SolveState(**{**values, "noise_positions": tuple(values["noise_positions"])})
+        tuples = {name: tuple(values.get(name, ())) for name in ("noise_positions", "start")}
+        return SolveState(**{**values, **tuples})
 
 
 @dataclass(frozen=True)
