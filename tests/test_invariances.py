@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import sdekit as sk
+from sdekit import grids
 from sdekit.errors import ArgumentError, UnsupportedError
 from sdekit.sdes import EDMSDE, VPSDE
-from sdekit.solvers import Observers, StepInfo, StepSolver
+from sdekit.solvers import Observers, Solver, StepInfo, StepSolver
 
 SDE = VPSDE()
 SHAPES = [(1,), (3,), (2, 3, 3), (5, 13)]
@@ -188,10 +189,11 @@ def test_half_precision_states_keep_their_dtype_and_a_full_precision_time(case):
 
     half = sk.ScoreModel(network, SDE, shape=(16,))
     loose = {"rtol": 1e-1, "atol": 1e-1} if case.solver.adaptive else {}
-    out = case.sample(half, 4, 3 if is_slow(case) else 6, seed=3, dtype=torch.bfloat16, **loose)
+    # A dozen steps: correctors in the noise representation are not stable at half as many, and magnify any rounding.
+    out = case.sample(half, 4, 3 if is_slow(case) else 12, seed=3, dtype=torch.bfloat16, **loose)
     assert out.x.dtype == torch.bfloat16
     assert set(seen) == {(torch.bfloat16, torch.float32)}
-    full = case.sample(sk.ScoreModel(network, SDE, shape=(16,)), 4, 3 if is_slow(case) else 6, seed=3, **loose).x
+    full = case.sample(sk.ScoreModel(network, SDE, shape=(16,)), 4, 3 if is_slow(case) else 12, seed=3, **loose).x
     # bfloat16 has 8 bits: a few steps of it are good to a few per cent of the state's scale.
     assert float((out.x.float() - full).abs().max()) < 0.1 * float(full.abs().max())
 
@@ -383,9 +385,15 @@ def draws_of(case: Case, steps: int) -> int:
     if case.name == "pc":
         predictor, corrector = solver.predictor, solver.corrector
         each = (corrector.n_steps if corrector else 0) + (1 if predictor and predictor.stochastic else 0)
+    elif solver.kind == "table":
+        return int(solver.table(SDE, default_times(solver, steps)).draw.sum())
     else:
         each = {"torchsde:srk": 2}.get(case.name, 1)
     return each * steps
+
+
+def default_times(solver: Solver, steps: int) -> Tensor:
+    return grids.make_grid(solver.default_grid).times(SDE, steps, SDE.t_max, SDE.t_min)
 
 
 @pytest.mark.parametrize("case", STOCHASTIC, ids=str)
@@ -517,16 +525,17 @@ def _live_bytes() -> int:
 def test_memory_does_not_grow_with_the_steps(case):
     d = 20000
     few, many = (3, 7) if is_slow(case) else (10, 150)
-    base, per_step = gaussian_model(SDE), case.solver.evaluations_per_step
+    base = gaussian_model(SDE)
 
     def live(steps: int) -> int:
-        """Bytes of all tensors alive at the first call of the last step."""
+        """Bytes of all tensors alive at the last call."""
         calls, seen = 0, 0
+        last = case.sample(base, (1, 2), steps, seed=0).nfe
 
         def network(x: Tensor, t: Tensor) -> Tensor:
             nonlocal calls, seen
             calls += 1
-            if calls == (steps - 1) * per_step + 1:
+            if calls == last:
                 seen = _live_bytes()
             return base.network(x, t)
 
@@ -578,8 +587,43 @@ def test_a_network_that_differentiates_inside_itself():
             (score,) = torch.autograd.grad(-0.5 * y.square().sum(), y)
         return score
 
-    energy = sk.ScoreModel(energy_network, SDE, "score", shape=(16,), needs_autograd=True)
+    def bare_network(x: Tensor, t: Tensor) -> Tensor:
+        # Without enable_grad of its own, and asking it of the very tensor that it is given.
+        (score,) = torch.autograd.grad(-0.5 * x.requires_grad_().square().sum(), x)
+        return score
+
     plain = sk.ScoreModel(lambda x, t: -x, SDE, "score", shape=(16,))
-    for case in CASES:
-        a, b = (case.sample(m, 2, 3, seed=0).x for m in (energy, plain))
-        assert torch.equal(a, b), case
+    for network in (energy_network, bare_network):
+        energy = sk.ScoreModel(network, SDE, "score", shape=(16,), needs_autograd=True)
+        assert network.__name__ in repr(energy)
+        for case in CASES:
+            a, b = (case.sample(m, 2, 3, seed=0, denoise=True).x for m in (energy, plain))
+            assert torch.equal(a, b), case
+            assert not a.requires_grad, case
+        for solver in ("ddim", "rk4", "pc", "scipy:RK45"):  # under inference mode, too
+            steps = {} if solver.startswith("scipy") else {"steps": 3}
+            with torch.inference_mode():
+                a, b = (sk.sample(m, 2, solver, **steps, seed=0).x for m in (energy, plain))
+            assert torch.equal(a, b), solver
+        state = sk.solvers.Heun().init(
+            sk.solvers.Problem(
+                sk.ProbabilityFlow(energy),
+                torch.ones(2, 16),
+                torch.tensor([1.0, 0.5], dtype=torch.float64),
+                sk.noise.KeyedNoise(0),
+            )
+        )
+        assert not sk.solvers.Heun().step(state).x.requires_grad
+        assert torch.equal(sk.encode(energy, torch.ones(2, 16)), sk.encode(plain, torch.ones(2, 16)))
+
+
+def test_a_likelihood_sees_through_a_network_that_differentiates():
+    def energy_network(x: Tensor, t: Tensor) -> Tensor:
+        y = x if x.requires_grad else x.requires_grad_()
+        (score,) = torch.autograd.grad(-0.5 * y.square().sum(), y, create_graph=True)
+        return score
+
+    energy = sk.ScoreModel(energy_network, SDE, "score", shape=(3,), needs_autograd=True)
+    plain = sk.ScoreModel(lambda x, t: -x, SDE, "score", shape=(3,))
+    a, b = (sk.log_likelihood(m, torch.ones(2, 3), steps=5).log_prob for m in (energy, plain))
+    assert torch.equal(a, b)

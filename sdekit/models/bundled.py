@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError
 
 from sdekit.errors import ArgumentError, UnknownNameError, UnsupportedError
+from sdekit.models.autograd import Differentiating
 from sdekit.models.score import ScoreModel
 from sdekit.models.unet import UNet
 from sdekit.sdes import DiffusionSDE, from_dict
@@ -95,7 +96,7 @@ def save(model: ScoreModel, folder: str | Path, name: str = "model", info: Mappi
         UnsupportedError: if the model holds what a file cannot: another network, function of time, or a condition.
         ArgumentError: if the model has no sample shape, or `info` would replace part of the description.
     """
-    network = model.network
+    network = model.network.network if isinstance(model.network, Differentiating) else model.network
     if not isinstance(network, UNet):
         raise UnsupportedError(
             f"only {', '.join(_NETWORKS)} networks can be saved with their description, got {type(network).__name__}; "

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sdekit._tensors import as_float64, check_number, check_shape
 from sdekit.errors import ArgumentError, ShapeError
+from sdekit.models.autograd import Differentiating
 from sdekit.models.predictions import Prediction, check_prediction, combine, conversion
 from sdekit.sdes import DiffusionSDE
 
@@ -43,7 +44,8 @@ class ScoreModel:
         data_std: the data's standard deviation per coordinate, so that the prior at T can include it (see
             DiffusionSDE.prior_std); 0 is the textbook prior.
         shape: the shape of one sample, if the network has one of its own; `sample(model, n)` then needs no more.
-        needs_autograd: True for a network that differentiates inside itself (an energy, a guidance term).
+        needs_autograd: True for a network that differentiates inside itself (an energy, a guidance term): gradients are
+            recorded while it is called, and its answer is detached where the caller records none.
 
     Raises:
         ArgumentError: if the network or `time` is not callable, the SDE is not a DiffusionSDE, or a number is out of
@@ -74,7 +76,9 @@ class ScoreModel:
             raise ArgumentError(f"condition must be a dict of keyword arguments, got {type(condition).__name__}.")
         if check_number("data_std", data_std) < 0:
             raise ArgumentError(f"data_std must be 0 or more, got {data_std!r}.")
-        self.network = network
+        # On, also where `network` is called bare; a copy's is on already.
+        bare = not needs_autograd or isinstance(network, Differentiating)
+        self.network: Callable[..., Tensor] = network if bare else Differentiating(network)
         self.sde = sde
         self.prediction: Prediction = check_prediction(prediction)
         self.time = time
@@ -214,5 +218,6 @@ class ScoreModel:
         return copy
 
     def __repr__(self) -> str:
-        network = getattr(self.network, "__name__", type(self.network).__name__)
+        named = self.network.network if isinstance(self.network, Differentiating) else self.network
+        network = getattr(named, "__name__", type(named).__name__)
         return f"ScoreModel({network}, {self.sde!r}, prediction={self.prediction!r})"
