@@ -236,7 +236,7 @@ def test_the_networks_own_exceptions_pass_through(case):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_a_network_that_returns_its_own_input(case, prediction, dtype):
     # A solver that works in place must not write into what it reads.
-    run = {"seed": 0, "dtype": dtype, "t_end": 0.5, **({"rtol": 1e-2, "atol": 1e-2} if case.solver.adaptive else {})}
+    run = {"seed": 0, "dtype": dtype, "t_end": 0.1, **({"rtol": 1e-2, "atol": 1e-2} if case.solver.adaptive else {})}
     ends = [
         case.sample(sk.ScoreModel(network, EDMSDE(t_max=3.0), prediction), (3, 16), 4, **run).x
         for network in (lambda x, t: x, lambda x, t: x.clone())
@@ -248,7 +248,7 @@ def test_a_network_that_returns_its_own_input(case, prediction, dtype):
 @pytest.mark.parametrize("size", [16, 2048])
 def test_a_network_that_returns_a_view_of_its_input(case, size):
     # Not at the input's own address: the last sample, for all of them. Wrong if it is written into before it is read.
-    run = {"seed": 0, "t_end": 0.5, **({"rtol": 1e-2, "atol": 1e-2} if case.solver.adaptive else {})}
+    run = {"seed": 0, "t_end": 0.1, **({"rtol": 1e-2, "atol": 1e-2} if case.solver.adaptive else {})}
     if size > 16 and case.solver.adaptive:
         pytest.skip("an adaptive solver's memory is its own at any size")
     ends = [
@@ -272,7 +272,7 @@ def test_a_network_that_returns_the_same_buffer_each_time(case, prediction, dtyp
         buffer = buffers.setdefault(x.shape, torch.empty_like(x))
         return buffer.copy_(answer(x, t))
 
-    run = {"seed": 0, "dtype": dtype, "t_end": 0.5, **({"rtol": 1e-2, "atol": 1e-2} if case.solver.adaptive else {})}
+    run = {"seed": 0, "dtype": dtype, "t_end": 0.1, **({"rtol": 1e-2, "atol": 1e-2} if case.solver.adaptive else {})}
     ends = [
         case.sample(sk.ScoreModel(network, EDMSDE(t_max=3.0), prediction), (3, 16), 4, **run).x
         for network in (buffered, answer)
@@ -400,7 +400,7 @@ def test_the_samples_named_are_those_of_the_whole_batch(case, chunk):
 @pytest.mark.parametrize("chunk", [None, 2])
 def test_a_final_denoise_that_is_not_finite_is_an_error_too(case, chunk):
     # The network breaks only at the very end, where nothing but the denoise evaluates.
-    sde = EDMSDE(t_min=0.5, t_max=3.0)
+    sde = EDMSDE(t_min=0.1, t_max=3.0)
 
     def network(x: Tensor, t: Tensor) -> Tensor:
         bad = torch.arange(len(x)) == len(x) - 1
@@ -422,7 +422,7 @@ def test_a_final_denoise_that_is_not_finite_is_an_error_too(case, chunk):
         total *= 2
     with pytest.raises(NonFiniteError, match=case.name) as caught:
         case.sample(sk.ScoreModel(arming, sde), (3, 16), 3, seed=0, denoise=True, **whole)
-    assert caught.value.time == 0.5
+    assert caught.value.time == 0.1
     assert 2 in caught.value.samples
 
 

@@ -302,7 +302,8 @@ def test_measured_weak_order_is_the_declared_one(case, sde):
     draws = DRAWS.get(case.name, 1)
     errors = []
     for n in counts:
-        got = end_moments(case, model, n, *moments(start), draws_per_step=draws, t_start=start, t_end=end, grid="log_snr")
+        how = {"draws_per_step": draws, "t_start": start, "t_end": end, "grid": "log_snr"}
+        got = end_moments(case, model, n, *moments(start), **how)
         errors.append(sum(abs(a - b) for a, b in zip(got, moments(end), strict=True)))
     measured = slope(counts, errors)
     assert measured > case.solver.weak_order - 0.2, errors

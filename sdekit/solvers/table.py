@@ -53,10 +53,8 @@ class Updates:
     @staticmethod
     def none(rows: int) -> Updates:
         """No update in any row."""
-        empty = torch.zeros(rows, 0, dtype=torch.float64, device="cpu")
-        return Updates(
-            torch.zeros(rows, dtype=torch.float64), empty, empty, torch.zeros(rows, dtype=torch.bool, device="cpu")
-        )
+        nothing = torch.zeros(rows, dtype=torch.float64, device="cpu")
+        return Updates(nothing, nothing[:, None][:, :0], nothing[:, None][:, :0], nothing.bool())
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""

@@ -130,7 +130,7 @@ class IPNDM(_NoiseMultistep):
         levels = Levels(sde, times)
         weights = torch.zeros(len(levels), self.values, dtype=torch.float64, device="cpu")
         for i, order in enumerate(order_ramp(len(levels), self.values).tolist()):
-            weights[i, :order] = torch.tensor(adams_bashforth_row(order), dtype=torch.float64)
+            weights[i, :order] = torch.tensor(adams_bashforth_row(order), dtype=torch.float64, device="cpu")
         # To sigma = 0 the newest value alone.
-        weights[levels.b == 0] = torch.eye(1, self.values, dtype=torch.float64)
+        weights[levels.b == 0] = torch.eye(1, self.values, dtype=torch.float64, device="cpu")
         return multistep_table(levels, "noise", decay(levels, "noise"), (levels.b - levels.a)[:, None] * weights)

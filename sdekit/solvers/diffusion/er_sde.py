@@ -84,7 +84,9 @@ class ERSDE(TableSolver):
         if self.legacy:
             pairs = integral_weights(levels, "data", "sigma", orders.clamp(max=2), kernel=kernel)
             weights = _as_published(levels, weights, pairs, orders)
-        weights[b == 0] = torch.eye(1, weights.shape[1], dtype=torch.float64)
+        if not weights.shape[1]:
+            weights = torch.zeros(len(levels), 1, dtype=torch.float64, device="cpu")
+        weights[b == 0] = torch.eye(1, weights.shape[1], dtype=torch.float64, device="cpu")
         noise = torch.sqrt((b.square() - (left * a).square()).clamp(min=0))
         return multistep_table(levels, "data", left, weights, noise=noise)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-import torch
 from torch import Tensor
 
 from sdekit._tensors import check_number, check_positive_integer
@@ -75,7 +74,7 @@ class SASolver(TableSolver):
     def table(self, sde: DiffusionSDE, times: Tensor) -> Table:
         levels = Levels(sde, times)
         inside = (levels.a >= self.sigma_low) & (levels.a <= self.sigma_high)
-        tau = torch.where(inside, self.tau, 0.0).double()
+        tau = self.tau * inside.double()
         predict = integral_weights(levels, "data", "lambda", order_ramp(len(levels), self.predictor), tau=tau)
         correct = None
         if self.corrector:

@@ -47,6 +47,10 @@ class Line:
     __rmul__ = __mul__
 
 
+def _zeros(*shape: int) -> Tensor:
+    return torch.zeros(shape, dtype=torch.float64, device="cpu")
+
+
 @final
 class Stages:
     """One step of a staged sampler, over all steps of a grid at once.
@@ -105,9 +109,8 @@ class Stages:
         states = [*self._at[1:], end]
         counts = [*self._draws_before[1:], self._draws]
         shape = (steps, stages)
-        x, m = torch.zeros(shape, dtype=torch.float64), torch.zeros(*shape, stages, dtype=torch.float64)
-        z = torch.zeros(*shape, self._draws, dtype=torch.float64)
-        draw = torch.zeros(shape, dtype=torch.bool)
+        x, m, z = _zeros(*shape), _zeros(*shape, stages), _zeros(*shape, self._draws)
+        draw = torch.zeros(shape, dtype=torch.bool, device="cpu")
         for row, (line, scale, count) in enumerate(zip(states, scales, counts, strict=True)):
             draw[:, row] = count > (self._draws_before[row])
             for (kind, number), weight in line.terms.items():
@@ -117,7 +120,7 @@ class Stages:
                     m[:, row, row - number] = scale * weight
                 else:
                     z[:, row, count - 1 - number] = scale * weight
-        ends = torch.zeros(shape, dtype=torch.bool)
+        ends = torch.zeros_like(draw)
         ends[:, -1] = True
         kept = torch.ones_like(ends)
         self._end_at_zero(x, m, z, draw, ends, kept, alpha_a)
@@ -171,9 +174,9 @@ class _Rows:
         fresh = alpha * s_noise * torch.sqrt((level.square() - levels.a.square()).clamp(min=0))
         zeros = torch.zeros_like(lifts)[:, None]
         width = max(1, self.z.shape[2])
-        before = torch.zeros(len(lifts), 1, width, dtype=torch.float64)
+        before = _zeros(len(lifts), 1, width)
         before[:, 0, 0] = fresh
-        z = torch.zeros(*self.z.shape[:2], width, dtype=torch.float64)
+        z = _zeros(*self.z.shape[:2], width)
         z[..., : self.z.shape[2]] = self.z
         rows = _Rows(
             torch.cat([levels.times[:-1, None], self.t], 1),
