@@ -320,6 +320,37 @@ def test_train_resume_and_use(tmp_path):
     assert "--reference" in err
 
 
+def test_train_interrupted_is_kept_with_its_threads(tmp_path, monkeypatch):
+    from sdekit.training import digits
+
+    calls, original = [], digits.score_matching_loss
+
+    def loss(*args, **kwargs):
+        calls.append(torch.get_num_threads())
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(digits, "score_matching_loss", loss)
+    tiny = ["train", "digits", "--steps", 4, "--batch-size", 8, "--recognised", 4, "--out", tmp_path]
+    threads = torch.get_num_threads()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a runner in the background ignores it
+    try:
+        _, err = sdekit(*tiny, "--threads", 2, code=130)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert calls == [2, 2]  # the step at hand was finished, and no other begun
+    assert torch.get_num_threads() == threads
+    assert (
+        err
+        == f"sdekit: interrupted; the run is kept in {tmp_path}. The same command with --resume goes on from there.\n"
+    )
+    _, err = sdekit(*tiny, "--resume", code=2)
+    assert "threads (was 2, now 1)" in err
+    assert len(calls) == 2
+
+
 # Mistakes ------------------------------------------------------------------------------------------------------------
 
 
@@ -369,6 +400,7 @@ def test_an_error_of_a_process_is_one_line_and_code_2(tmp_path):
         (["compare", "--models", "ring", "--metrics", ","], "metrics is a list"),
         (["train", "cifar"], "unknown model to train"),
         (["train", "digits", "--weighting", "best"], "weighting"),
+        (["train", "digits", "--threads", "0"], "threads = 0"),
         (["sample", "--nonsense"], "No such option"),
         (["smaple"], "No such command"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ from sdekit.training import (
     train,
     train_digits,
 )
+from sdekit.training.checkpoint import read_checkpoint
 
 SDES = [VPSDE(), SubVPSDE(), CosineVPSDE(), VESDE(), EDMSDE(), FlowSDE()]
 PREDICTIONS = ["noise", "data", "score", "v", "velocity"]
@@ -179,7 +181,11 @@ def tiny_network() -> nn.Module:
 
 
 def tiny_run(
-    settings: TrainingSettings, checkpoint: Path | None = None, stop_at: int | None = None, resume: bool = False
+    settings: TrainingSettings,
+    checkpoint: Path | None = None,
+    stop_at: int | None = None,
+    resume: bool = False,
+    ctrl_c_at: int | None = None,
 ) -> tuple[nn.Module, nn.Module, list[dict[str, float]]]:
     network, calls = tiny_network(), 0
 
@@ -188,6 +194,8 @@ def tiny_run(
         calls += 1
         if stop_at is not None and calls > stop_at:
             raise Interrupted
+        if calls == ctrl_c_at:
+            signal.raise_signal(signal.SIGINT)
         x = torch.randn(16, 3, generator=generator)
         return (network(x) - x.roll(1, 1)).square().mean()
 
@@ -218,6 +226,21 @@ def test_interrupted_and_resumed_equals_undisturbed_bit_for_bit(tmp_path: Path) 
     again = tiny_run(SETTINGS, file, resume=True)  # a finished run: nothing left to do
     assert again[2] == whole[2]
     assert torch.equal(again[1].state_dict()["0.weight"], whole[1].state_dict()["0.weight"])
+
+
+def test_ctrl_c_writes_the_state_after_the_step_at_hand(tmp_path: Path) -> None:
+    whole, file = tiny_run(SETTINGS), tmp_path / "checkpoint.safetensors"
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a runner in the background ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            tiny_run(SETTINGS, file, ctrl_c_at=13)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert read_checkpoint(file)[1]["step"] == 13
+    resumed = tiny_run(SETTINGS, file, resume=True)
+    assert resumed[2] == whole[2]
+    assert torch.equal(resumed[1].state_dict()["0.weight"], whole[1].state_dict()["0.weight"])
 
 
 def test_training_depends_on_the_seed_and_leaves_the_global_random_state() -> None:
@@ -370,6 +393,7 @@ def test_train_digits_writes_a_folder_that_loads_and_resumes(tmp_path: Path) -> 
     }
     config = json.loads((tmp_path / "digits.json").read_text())
     assert config["training"]["steps"] == 4
+    assert config["training"]["threads"] == 1
     assert config["data"]["held_out_indices"] == digits_split().held_out_indices.tolist()
     assert config["results"].keys() == run.results.keys()
     with (tmp_path / "loss.csv").open() as file:

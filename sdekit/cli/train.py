@@ -24,25 +24,36 @@ def train(
     time_sampling: Annotated[str | None, typer.Option(help="How times are drawn: uniform or importance.")] = None,
     batch_size: Annotated[int, typer.Option(help="Images a step.")] = 128,
     recognised: Annotated[int, typer.Option(help="Digits to generate for the recognition accuracy at the end.")] = 1000,
+    threads: Annotated[int, typer.Option(help="Of torch; the last bits of the weights depend on it.")] = 1,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures of the trained model as JSON.")] = False,
 ) -> None:
-    """Train the class-conditional digits network; `sdekit sample --model FOLDER` then samples it."""
+    """Train the class-conditional digits network; `sdekit sample --model FOLDER` then samples it.
+
+    Ctrl-C writes the run's state; the same command with --resume goes on from there.
+    """
     if model != "digits":
         raise UnknownNameError("model to train", model, ["digits"])
     from sdekit.training import train_digits
 
     given: dict[str, Any] = {"weighting": weighting, "time_sampling": time_sampling}
-    run = train_digits(
-        out,
-        seed=seed,
-        steps=steps,
-        batch_size=batch_size,
-        recognised=recognised,
-        resume=resume,
-        progress=on_terminal(),
-        **{name: value for name, value in given.items() if value is not None},
-    )
+    try:
+        run = train_digits(
+            out,
+            seed=seed,
+            steps=steps,
+            batch_size=batch_size,
+            threads=threads,
+            recognised=recognised,
+            resume=resume,
+            progress=on_terminal(),
+            **{name: value for name, value in given.items() if value is not None},
+        )
+    except KeyboardInterrupt:
+        begun = (out / "checkpoint.safetensors").is_file()
+        kept = f"the run is kept in {out}. The same command with --resume goes on from there."
+        note(f"sdekit: interrupted; {kept if begun else 'nothing is kept yet.'}")
+        raise typer.Exit(130) from None
     if as_json:
         print_json({"folder": str(run.folder), "seconds": run.seconds, "results": run.results})
         return

@@ -27,7 +27,7 @@ from sdekit.sdes import VPSDE, DiffusionSDE
 from sdekit.training.checkpoint import write_atomically
 from sdekit.training.classifier import held_out_accuracy, recognition_accuracy
 from sdekit.training.digits_data import HELD_OUT_RULE, LEVEL_WIDTH, dequantise, digits_split
-from sdekit.training.loop import TrainingSettings, isolated_random, train
+from sdekit.training.loop import TrainingSettings, isolated_random, threads_of, train
 from sdekit.training.losses import TimeSampling, Weighting, draw_times, importance_weight, score_matching_loss
 
 __all__ = ["DigitsRun", "DigitsSettings", "train_digits"]
@@ -42,6 +42,7 @@ class DigitsSettings(TrainingSettings):
     label_dropout: float = Field(0.1, ge=0, le=1)
     channels: int = Field(32, ge=8, multiple_of=8)
     dropout: float = Field(0.1, ge=0, lt=1)
+    threads: int = Field(1, ge=1)
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ def train_digits(
     channels: int = 32,
     dropout: float = 0.1,
     checkpoint_every: int = 500,
+    threads: int = 1,
     recognised: int = 1000,
     resume: bool = False,
     progress: bool = True,
@@ -77,7 +79,7 @@ def train_digits(
 
     Args:
         out: the folder.
-        seed: of weights, batches, times and noise; the same seed and thread count give the same weights.
+        seed: of weights, batches, times and noise; the same seed and threads give the same weights.
         steps: of the optimizer.
         batch_size: images a step, at most 1501.
         learning_rate: at its height; see TrainingSettings.rate.
@@ -86,6 +88,7 @@ def train_digits(
         channels: width of the U-Net, a multiple of 8.
         dropout: in its blocks.
         checkpoint_every: steps between two writes of the run's state.
+        threads: of torch, during the training; the last bits of the weights depend on it.
         recognised: how many digits to generate for the recognition accuracy.
         resume: continue the run in `out`, which must have the same settings.
         progress: a bar on a terminal.
@@ -94,6 +97,7 @@ def train_digits(
         ArgumentError: if a setting is out of range, if `out` holds a run and `resume` is False, or if there is none to
             resume.
         SdekitError: if the loss becomes NaN or infinite.
+        KeyboardInterrupt: on Ctrl-C, after the step at hand; `resume` goes on from there.
     """
     settings = DigitsSettings.checked(
         seed=seed,
@@ -105,29 +109,33 @@ def train_digits(
         channels=channels,
         dropout=dropout,
         checkpoint_every=checkpoint_every,
+        threads=threads,
     )
     check_positive_integer("recognised", recognised)
     folder = Path(out)
     sde = VPSDE()
     with isolated_random(settings.seed):
         network = UNet(channels=settings.channels, dropout=settings.dropout)
-    training = train(
-        network,
-        _loss(_model(network, sde), settings),
-        settings,
-        evaluate=lambda average: losses(_model(average, sde), repeats=2),
-        checkpoint=folder / "checkpoint.safetensors",
-        resume=resume,
-        progress=progress,
-    )
-    model = _model(training.network, sde)
-    results = losses(model, repeats=10) | {
-        "classifier_held_out_accuracy": held_out_accuracy(),
-        "generated_recognised": recognition(model, n=recognised),
-    }
-    save(model, folder, "digits", _description(settings, training.seconds, results))
-    _write_history(folder, training.history)
-    write_atomically(folder / "samples.png", _sheet(_generate(model, torch.arange(10).repeat(8), seed=0), columns=10))
+    with threads_of(settings.threads):
+        training = train(
+            network,
+            _loss(_model(network, sde), settings),
+            settings,
+            evaluate=lambda average: losses(_model(average, sde), repeats=2),
+            checkpoint=folder / "checkpoint.safetensors",
+            resume=resume,
+            progress=progress,
+        )
+        model = _model(training.network, sde)
+        results = losses(model, repeats=10) | {
+            "classifier_held_out_accuracy": held_out_accuracy(),
+            "generated_recognised": recognition(model, n=recognised),
+        }
+        save(model, folder, "digits", _description(settings, training.seconds, results))
+        _write_history(folder, training.history)
+        write_atomically(
+            folder / "samples.png", _sheet(_generate(model, torch.arange(10).repeat(8), seed=0), columns=10)
+        )
     return DigitsRun(load(folder), folder, results, training.seconds)
 
 
@@ -221,7 +229,6 @@ def _description(settings: DigitsSettings, seconds: float, results: dict[str, fl
         },
         "training": {
             **settings.model_dump(mode="json"),
-            "threads": torch.get_num_threads(),
             "seconds": round(seconds, 1),
         },
         "results": {name: round(value, 5) for name, value in results.items()},

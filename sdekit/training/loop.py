@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,7 +27,7 @@ from tqdm import tqdm
 from sdekit.errors import ArgumentError, SdekitError
 from sdekit.training.checkpoint import read_checkpoint, write_checkpoint
 
-__all__ = ["MovingAverage", "Training", "TrainingSettings", "isolated_random", "train"]
+__all__ = ["MovingAverage", "Training", "TrainingSettings", "isolated_random", "threads_of", "train"]
 
 Settings = TypeVar("Settings", bound="TrainingSettings")
 
@@ -84,6 +86,42 @@ class MovingAverage:
             mine.copy_(its)
 
 
+class _Interrupt:
+    """A Ctrl-C that waits: within the block the first one sets `asked`, and the next one is KeyboardInterrupt again.
+
+    Only in the main thread, which alone may handle signals, and only where Ctrl-C means KeyboardInterrupt.
+    """
+
+    def __init__(self, wanted: bool) -> None:
+        main = threading.current_thread() is threading.main_thread()
+        self._active = wanted and main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        self.asked = False
+
+    def __enter__(self) -> _Interrupt:
+        if self._active:
+            signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._active:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _ask(self, *_: object) -> None:
+        self.asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextlib.contextmanager
+def threads_of(count: int) -> Iterator[None]:
+    """Within the block torch computes with so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @dataclass(frozen=True)
 class Training:
     """A finished run: the averaged network, a row of figures for every evaluation, and the seconds it took."""
@@ -122,7 +160,8 @@ def train(
         loss: called once a step with a CPU generator; draws its batch with it and returns the scalar loss.
         settings: see TrainingSettings; `checkpoint_every` and `evaluate_every` count steps.
         evaluate: called with the averaged network; its figures join the row of the history.
-        checkpoint: the file that holds the run's state, if one is wanted.
+        checkpoint: the file that holds the run's state, if one is wanted. Ctrl-C then ends the run after the step at
+            hand, with its state written.
         resume: continue from that file; the settings must be those it was written with.
         progress: a bar on a terminal; none where the output is not one.
 
@@ -130,6 +169,7 @@ def train(
         ArgumentError: if a checkpoint is already there and `resume` is False, or there is none to resume,
             or it belongs to other settings or another network.
         SdekitError: if the loss becomes NaN or infinite.
+        KeyboardInterrupt: on Ctrl-C.
     """
     path = None if checkpoint is None else Path(checkpoint)
     average = MovingAverage(network, settings.ema_decay)
@@ -150,36 +190,40 @@ def train(
     parameters = list(network.parameters())
     device = parameters[0].device
     bar = tqdm(range(start, settings.steps), initial=start, total=settings.steps, disable=None if progress else True)
-    for step in bar:
-        network.train()
-        rate = settings.rate(step)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        draws, layers = (int(s) for s in np.random.SeedSequence((settings.seed, step)).generate_state(2))
-        optimizer.zero_grad()
-        with isolated_random(layers, device):  # dropout has no generator argument
-            value = loss(torch.Generator().manual_seed(draws))
-            value.backward()  # type: ignore[no-untyped-call]
-        current = value.item()
-        if not math.isfinite(current):
-            raise SdekitError(
-                f"the training loss became {current} at step {step + 1}; lower learning_rate (now {rate:.3g}) or "
-                "clip_norm, or check the data."
-            )
-        nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
-        optimizer.step()
-        average.update(network)
-        total += current
+    with _Interrupt(path is not None) as interrupt:
+        for step in bar:
+            network.train()
+            rate = settings.rate(step)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            draws, layers = (int(s) for s in np.random.SeedSequence((settings.seed, step)).generate_state(2))
+            optimizer.zero_grad()
+            with isolated_random(layers, device):  # dropout has no generator argument
+                value = loss(torch.Generator().manual_seed(draws))
+                value.backward()  # type: ignore[no-untyped-call]
+            current = value.item()
+            if not math.isfinite(current):
+                raise SdekitError(
+                    f"the training loss became {current} at step {step + 1}; lower learning_rate (now {rate:.3g}) or "
+                    "clip_norm, or check the data."
+                )
+            nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
+            optimizer.step()
+            average.update(network)
+            total += current
 
-        done = step + 1
-        if done % settings.evaluate_every == 0 or done == settings.steps:
-            since = done - (int(history[-1]["step"]) if history else 0)
-            row = {"step": done, "learning_rate": rate, "loss": total / since}
-            history.append(row | (evaluate(average.network) if evaluate else {}))
-            total = 0.0
-            bar.set_postfix(loss=f"{row['loss']:.4f}")
-        if path is not None and (done % settings.checkpoint_every == 0 or done == settings.steps):
-            _store(path, settings, network, average, optimizer, done, history, total, time.perf_counter() - began)
+            done = step + 1
+            if done % settings.evaluate_every == 0 or done == settings.steps:
+                since = done - (int(history[-1]["step"]) if history else 0)
+                row = {"step": done, "learning_rate": rate, "loss": total / since}
+                history.append(row | (evaluate(average.network) if evaluate else {}))
+                total = 0.0
+                bar.set_postfix(loss=f"{row['loss']:.4f}")
+            asked = interrupt.asked  # once, so that it is never raised without the state being written
+            if path is not None and (asked or done % settings.checkpoint_every == 0 or done == settings.steps):
+                _store(path, settings, network, average, optimizer, done, history, total, time.perf_counter() - began)
+            if asked:
+                raise KeyboardInterrupt
     network.eval()
     return Training(average.network, history, time.perf_counter() - began)
 
