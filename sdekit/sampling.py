@@ -11,15 +11,16 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from sdekit._tensors import check_positive_integer, check_shape, check_state, is_finite
+from sdekit._tensors import check_device, check_dtype, check_positive_integer, check_shape, check_state, is_finite
 from sdekit.dynamics import Dynamics, ProbabilityFlow, ReverseSDE, as_dynamics
 from sdekit.errors import ArgumentError, NonFiniteError, ShapeError, UnsupportedError
 from sdekit.grids import Custom, Grid, check_monotone, make_grid
-from sdekit.models.score import ScoreModel
+from sdekit.models.score import ScoreModel, conditioned
 from sdekit.noise import NoiseSource, noise_source
 from sdekit.sdes import AbstractSDE, DiffusionSDE
 from sdekit.solvers.base import Observers, Problem, Solver, StepInfo
 from sdekit.solvers.catalogue import get
+from sdekit.solvers.ecosystem import recipe
 from sdekit.solvers.fixed_step import FixedStepSolver
 from sdekit.solvers.solution import Solution, SolveState, Status, first_bad_samples
 
@@ -58,7 +59,7 @@ def solve(
     Args:
         dynamics: an SDE (solved as it stands), or dynamics: ReverseSDE(model), ProbabilityFlow(model), ODE(f).
         x0: the state at t0, (B, *), floating point.
-        t0: the start, from 0 to T for a diffusion SDE and its models; may be left out where the grid is a list of times.
+        t0: the start, in [0, T] for a diffusion SDE and its models; may be left out where the grid is a list of times.
         t1: the end, likewise.
         solver: a name (`sdekit.solvers.names()`) or a Solver.
         steps: the number of steps; required by a fixed-step solver with a named grid, refused by an adaptive one.
@@ -74,7 +75,8 @@ def solve(
         chunk: solve at most so many samples at a time; results do not depend on it.
         progress: show a bar.
         callback: called after each step with a StepInfo; may change x in place and stop the solve.
-        trajectory: keep the state at every time of the grid.
+        trajectory: keep the state at every time of the grid; an adaptive solver has none, and keeps those at the start,
+            at the end and at `save_at`.
         resume: a state (`Solution.state`) of the same solve to go on from; give everything else as it was. One that is
             known to be of another solver, grid, SDE, seed or start is refused; the network's weights are not compared.
         stop: end after this many steps.
@@ -86,6 +88,10 @@ def solve(
         NonFiniteError: if the state becomes non-finite; names solver, step and time.
     """
     moving = as_dynamics(dynamics)
+    if isinstance(solver, str):
+        named = recipe(solver)
+        solver, options = named.solver, {**named.options, **options}
+        grid = named.grid if grid is None else grid
     chosen = _solver(solver, options)
     x0 = check_state("x0", x0)
     chosen.check(moving)
@@ -115,8 +121,8 @@ def sample(
     noise: NoiseSource | NoiseFunction | None = None,
     first: int = 0,
     chunk: int | None = None,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
     progress: bool = False,
     callback: Callable[[StepInfo], None] | None = None,
     trajectory: bool = False,
@@ -141,7 +147,8 @@ def sample(
         denoise: True replaces the end state by the denoised E[x_0 | x] (one evaluation more, counted); "mean" leaves
             the noise out of a stochastic solver's last step, at no cost.
         condition: keyword arguments for every network call; batch-first tensors are cut with the batch.
-        dtype, device: of the samples, unless x_T says so.
+        dtype, device: of the samples, unless x_T says so; those of the network's parameters unless given, or float32 on
+            the CPU for a network without any.
         seed, seeds, generator, noise, first, chunk, progress, callback, trajectory, resume, stop, options: as in
             `solve`. The prior is drawn from the same source, before the steps.
 
@@ -151,16 +158,19 @@ def sample(
         raise ArgumentError(
             f"model must be a ScoreModel, got {type(model).__name__}; wrap it: ScoreModel(network, sde)."
         )
+    if isinstance(solver, str):
+        # A name from elsewhere may stand for a grid and an end too; what the call says goes before it.
+        named = recipe(solver)
+        solver, options = named.solver, {**named.options, **options}
+        denoise = named.denoise if denoise is False else denoise
+        if grid is None:
+            grid, t_end = named.grid, named.t_end if t_end is None else t_end
     chosen = _solver(solver, options)
     if denoise is not False and denoise is not True and denoise != "mean":
         raise ArgumentError(f"denoise must be False, True or 'mean', got {denoise!r}.")
     if denoise == "mean" and not (chosen.stochastic and isinstance(chosen, FixedStepSolver)):
         raise ArgumentError(f"denoise='mean' leaves out the last step's noise; solver {chosen.name!r} adds none.")
-    if condition is not None and not isinstance(condition, Mapping):
-        raise ArgumentError(f"condition must be a dict of the network's keyword arguments, got {condition!r}.")
-    if condition:
-        model = model.with_condition(**condition)
-    model = model.counted()
+    model = conditioned(model, condition).counted()
     moving: Dynamics = ReverseSDE(model) if chosen.stochastic else ProbabilityFlow(model)
     chosen.check(moving)
     sde = model.sde
@@ -179,7 +189,7 @@ def sample(
         if not times[0] > times[-1]:
             raise ArgumentError("the grid of `sample` runs from noise to data: its times must fall.")
     source = noise_source(seed=seed, seeds=seeds, generator=generator, noise=noise, first=first)
-    x = _start(model, n_or_shape, x_T, source, float(times[0]), chunk, dtype, torch.device(device))
+    x = _start(model, n_or_shape, x_T, source, float(times[0]), chunk, dtype, device)
     observers = Observers(progress, _checked_callback(chosen, callback), trajectory)
     problem = Problem(moving, x, times, source, last_noise=denoise != "mean")
     solution = _integrate(chosen, problem, observers, chunk, resume, stop)
@@ -300,7 +310,10 @@ def _ends(t0: float | None, t1: float | None) -> tuple[float, float]:
 
 
 def _save_times(save_at: Sequence[float] | Tensor, times: Tensor) -> Tensor:
-    wanted = torch.as_tensor(save_at, dtype=torch.float64).flatten()
+    try:
+        wanted = torch.as_tensor(save_at, dtype=torch.float64).flatten()
+    except (TypeError, ValueError, RuntimeError):
+        raise ArgumentError(f"save_at must be a list of times, got {save_at!r}.") from None
     low, high = float(times.min()), float(times.max())
     if wanted.numel() == 0 or not bool(((wanted >= low) & (wanted <= high)).all()):
         raise ArgumentError(f"save_at must hold times from {low:g} to {high:g}, got {wanted.tolist()}.")
@@ -323,10 +336,13 @@ def _start(
     source: NoiseSource,
     t: float,
     chunk: int | None,
-    dtype: torch.dtype,
-    device: torch.device,
+    dtype: torch.dtype | None,
+    device: torch.device | str | None,
 ) -> Tensor:
     """The state at the start: x_T, or a draw of the prior at time t."""
+    own_dtype, own_device = model.placement
+    dtype = own_dtype if dtype is None else check_dtype(dtype)
+    place = own_device if device is None else check_device(device)
     if x_T is not None:
         x = check_state("x_T", x_T)
         if model.shape is not None and tuple(x.shape[1:]) != model.shape:
@@ -337,11 +353,9 @@ def _start(
         return x
     if n_or_shape is None:
         raise ArgumentError("give the number of samples, the whole shape (B, *), or x_T.")
-    if not dtype.is_floating_point:
-        raise ArgumentError(f"dtype must be a floating-point type, got {dtype}.")
     shape = _shape(model, n_or_shape)
     std = model.sde.prior_std(t, model.data_std)
-    return source.prior(shape, t=t, dtype=dtype, device=device).mul_(std)
+    return source.prior(shape, t=t, dtype=dtype, device=place).mul_(std)
 
 
 def _shape(model: ScoreModel, n_or_shape: int | Sequence[int]) -> tuple[int, ...]:

@@ -185,7 +185,7 @@ def test_half_precision_states_keep_their_dtype_and_a_full_precision_time(case):
 
     def network(x: Tensor, t: Tensor) -> Tensor:
         seen.append((x.dtype, t.dtype))
-        return x * float(SDE.sigma(float(t[0])))
+        return x * SDE.sigma(t.double()).to(x.dtype)[:, None]
 
     half = sk.ScoreModel(network, SDE, shape=(16,))
     loose = {"rtol": 1e-1, "atol": 1e-1} if case.solver.adaptive else {}

@@ -226,7 +226,7 @@ def test_finite_on_every_sde_grid_and_count_to_t_min_and_to_0(case, sde):
 def test_adaptive_solvers_are_finite_on_every_sde(case, sde):
     model = gaussian_model(sde, 0.2, 0.5)
     for end in (None, 0.0):
-        if end == 0.0 and not math.isfinite(float(sde.sigma_rate(0.0))):
+        if end == 0.0 and case.name.startswith("scipy:") and not math.isfinite(float(sde.sigma_rate(0.0))):
             with pytest.raises(ArgumentError, match="infinite velocity at t = 0"):
                 case.sample(model, (2, 3), 0, seed=0, t_end=end)
             continue
@@ -428,7 +428,7 @@ def test_with_an_exact_score_the_end_has_the_datas_variance(case):
     sde = EDMSDE(t_max=10.0)
     model = gaussian_model(sde, 0.5, 0.3)
     steps = 60 if is_slow(case) else 300
-    grid = {} if case.solver.adaptive else {"grid": "karras"}
+    grid = {"rtol": 1e-4, "atol": 1e-4} if case.solver.adaptive else {"grid": "karras"}
     x = sk.sample(
         model, (2000, 1), case.name, seed=2, dtype=torch.float64, **case.steps(steps), **case.options, **grid
     ).x
@@ -466,6 +466,8 @@ def test_nfe_is_what_the_network_counts(case, end, denoise):
     nfe = out.nfe if isinstance(out.nfe, int) else int(out.nfe.sum())
     if isinstance(out.nfe, int):
         assert nfe == network.calls
+    elif case.name == "dpm_adaptive":  # samples are evaluated together until they arrive
+        assert out.nfe.max() <= network.calls <= nfe
     else:
         assert nfe - (2 if denoise else 0) == network.calls  # one call denoises three samples
         assert out.nfe.shape == (3,)

@@ -5,6 +5,7 @@ x_t = alpha D + sigma eps,   s(x, t) = -eps/sigma = (alpha D - x)/sigma^2
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, final
@@ -18,7 +19,9 @@ from sdekit.models.autograd import Differentiating
 from sdekit.models.predictions import Prediction, check_prediction, combine, conversion
 from sdekit.sdes import DiffusionSDE
 
-__all__ = ["EvaluationCounter", "ScoreModel"]
+__all__ = ["EvaluationCounter", "ScoreModel", "conditioned"]
+
+_STATE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass
@@ -181,6 +184,15 @@ class ScoreModel:
 
     # Variants ----------------------------------------------------------------------------------------------------
 
+    @property
+    def placement(self) -> tuple[torch.dtype, torch.device]:
+        """The dtype and device of the network's first floating-point parameter; float32 on the CPU without one."""
+        network = _unwrapped(self.network)
+        for parameter in network.parameters() if isinstance(network, torch.nn.Module) else ():
+            if parameter.dtype in _STATE_DTYPES:
+                return parameter.dtype, parameter.device
+        return torch.float32, torch.device("cpu")
+
     def with_condition(self, **condition: Any) -> ScoreModel:
         """The same model with these keyword arguments for every network call, and a counter of its own."""
         return self._copy({**self.condition, **condition})
@@ -191,14 +203,22 @@ class ScoreModel:
 
     def part(self, start: int, stop: int, total: int) -> ScoreModel:
         """The model for samples start … stop - 1 of `total`: batch-first condition tensors are cut accordingly."""
+        return self._rows(slice(start, stop), total)
 
+    def rows(self, index: Tensor, total: int) -> ScoreModel:
+        """The model for the samples `index`, int64 (A,), of `total`, with the same counter."""
+        return self._rows(index, total)
+
+    def _rows(self, which: slice | Tensor, total: int) -> ScoreModel:
         def cut(value: Any) -> Any:
             if isinstance(value, dict):
                 return {name: cut(entry) for name, entry in value.items()}
             if type(value) in (list, tuple):
                 return type(value)(cut(entry) for entry in value)
             batched = isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == total
-            return value[start:stop] if batched else value
+            if not batched:
+                return value
+            return value[which] if isinstance(which, slice) else value[which.to(value.device)]
 
         return self._copy({name: cut(value) for name, value in self.condition.items()}, self.counter)
 
@@ -218,6 +238,38 @@ class ScoreModel:
         return copy
 
     def __repr__(self) -> str:
-        named = self.network.network if isinstance(self.network, Differentiating) else self.network
-        network = getattr(named, "__name__", type(named).__name__)
-        return f"ScoreModel({network}, {self.sde!r}, prediction={self.prediction!r})"
+        network = _unwrapped(self.network)
+        name = getattr(network, "__name__", type(network).__name__)
+        return f"ScoreModel({name}, {self.sde!r}, prediction={self.prediction!r})"
+
+
+def conditioned(model: ScoreModel, condition: object) -> ScoreModel:
+    """The model with these keyword arguments for every network call; the model itself where there are none.
+
+    Raises:
+        ArgumentError: if they are no dict of keyword arguments, or the network can be seen not to take them.
+    """
+    if condition is None:
+        return model
+    if not isinstance(condition, Mapping) or not all(isinstance(name, str) for name in condition):
+        raise ArgumentError(f"condition must be a dict of the network's keyword arguments, got {condition!r}.")
+    if not condition:
+        return model
+    whole = {**model.condition, **condition}
+    network = _unwrapped(model.network)
+    try:
+        signature = inspect.signature(network.forward if isinstance(network, torch.nn.Module) else network)
+    except (TypeError, ValueError):  # it does not say what it takes
+        return model._copy(whole)
+    try:
+        signature.bind(None, None, **whole)
+    except TypeError as error:
+        given = ", ".join(map(repr, whole))
+        raise ArgumentError(
+            f"the network cannot be called with condition {given}: {error}; it takes {', '.join(signature.parameters)}."
+        ) from None
+    return model._copy(whole)
+
+
+def _unwrapped(network: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return network.network if isinstance(network, Differentiating) else network

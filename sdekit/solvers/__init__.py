@@ -9,6 +9,7 @@ from sdekit.solvers.diffusion.ancestral import Ancestral
 from sdekit.solvers.diffusion.base import TableSolver
 from sdekit.solvers.diffusion.ddim import DDIM
 from sdekit.solvers.diffusion.reverse_diffusion import ReverseDiffusion
+from sdekit.solvers.ecosystem import Recipe, from_diffusers, recipe
 from sdekit.solvers.fixed_step import FixedStepSolver, HandState
 from sdekit.solvers.ode.euler import Euler
 from sdekit.solvers.ode.heun import Heun
@@ -36,6 +37,7 @@ __all__ = [
     "Observers",
     "PredictorCorrector",
     "Problem",
+    "Recipe",
     "ReverseDiffusion",
     "ScipyODE",
     "Solution",
@@ -49,8 +51,10 @@ __all__ = [
     "Updates",
     "describe",
     "entries",
+    "from_diffusers",
     "get",
     "names",
+    "recipe",
     "register",
     "resolve",
 ]

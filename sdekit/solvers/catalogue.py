@@ -22,6 +22,7 @@ from sdekit.solvers.diffusion.ancestral import Ancestral
 from sdekit.solvers.diffusion.ancestral_stages import DPM2Ancestral, DPMSolverPP2SAncestral, EulerAncestral
 from sdekit.solvers.diffusion.ddim import DDIM
 from sdekit.solvers.diffusion.deis import DEIS, IPNDM, LMS
+from sdekit.solvers.diffusion.dpm_adaptive import DPMAdaptive
 from sdekit.solvers.diffusion.dpm_solver_multi import (
     DPMSolver2M,
     DPMSolver3M,
@@ -119,6 +120,7 @@ _ENTRIES = (
     Entry("dpmpp_2s", DPMSolverPP2S, "DPM-Solver++, two stages in data prediction"),
     Entry("dpmpp_2m", DPMSolverPP2M, "DPM-Solver++ multistep, two values of the data"),
     Entry("dpmpp_3m", DPMSolverPP3M, "DPM-Solver++ multistep, three values of the data"),
+    Entry("dpm_adaptive", DPMAdaptive, "DPM-Solver-12 or -23, each sample its own steps", ("dpm_solver_23",)),
     Entry("unip", UniP, "UniPC's predictor alone"),
     Entry("unipc", UniPC, "unified predictor-corrector, order p + 1 for one evaluation", ("uni_pc",)),
     Entry("deis", DEIS, "past noise interpolated in sigma or t, integrated exactly"),
