@@ -16,6 +16,8 @@ from sdekit.errors import ArgumentError, ShapeError
 __all__ = [
     "as_float64",
     "as_list",
+    "check_device",
+    "check_dtype",
     "check_number",
     "check_positive",
     "check_positive_integer",
@@ -65,6 +67,25 @@ def as_list(values: object) -> list[Any] | None:
         listed: list[Any] = values.tolist()
         return listed if values.ndim == 1 else None
     return list(values) if isinstance(values, Sequence) and not isinstance(values, str) else None
+
+
+def check_dtype(dtype: object) -> torch.dtype:
+    """`dtype` as a floating-point type of torch, or an ArgumentError."""
+    if not isinstance(dtype, torch.dtype):
+        raise ArgumentError(f"dtype must be a torch.dtype such as torch.float32, got {dtype!r}.")
+    if not dtype.is_floating_point:
+        raise ArgumentError(f"dtype must be a floating-point type, got {dtype}.")
+    return dtype
+
+
+def check_device(device: torch.device | str) -> torch.device:
+    """`device` as a torch.device, or an ArgumentError."""
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ArgumentError(
+            f"device must be one of torch's, such as 'cpu' or 'cuda:0', got {device!r}: {error}"
+        ) from None
 
 
 def check_positive_integer(name: str, value: object) -> int:

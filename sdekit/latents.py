@@ -16,7 +16,7 @@ from sdekit._tensors import check_positive_integer, check_state
 from sdekit.dynamics import ProbabilityFlow
 from sdekit.errors import ArgumentError, SdekitError, ShapeError, UnsupportedError
 from sdekit.grids import Grid, make_grid
-from sdekit.models.score import ScoreModel
+from sdekit.models.score import ScoreModel, conditioned
 from sdekit.sampling import solve
 from sdekit.solvers.base import Solver
 from sdekit.solvers.catalogue import get
@@ -26,6 +26,7 @@ __all__ = ["decode", "encode", "interpolate"]
 GridLike = str | Grid | Sequence[float] | Tensor
 
 _EVALUATIONS = 200
+_TOLERANCE = 1e-6
 
 
 def encode(
@@ -46,12 +47,13 @@ def encode(
     Args:
         model: the score model.
         x: (B, *), floating point.
-        solver: any deterministic solver, by name or object; "scipy:RK45" and its like choose their own steps.
+        solver: any deterministic solver, by name or object; "scipy:RK45" and its like choose their own steps, by name
+            with rtol = atol = 1e-6 unless one of them is given: a round trip then comes back to within 1e-3.
         steps: of a fixed-step solver; as many as make 200 evaluations unless given.
         grid: where a fixed-step solver steps; uniform in log-SNR unless given.
         t_eps: the time of the data; `t_min` of the SDE unless given.
         condition: keyword arguments for every network call; batch-first tensors are cut with the batch.
-        chunk: solve at most so many samples at a time; results do not depend on it.
+        chunk: solve at most so many samples at a time; the same results, as `solve` says.
         progress: show a bar.
         options: the solver's own, where it is given by name (`rtol`, `atol`, `per_sample`, …).
 
@@ -129,8 +131,7 @@ def interpolate(
         raise ShapeError(
             f"a and b must be of one shape and dtype, got {tuple(a.shape)} {a.dtype} and {tuple(b.shape)} {b.dtype}."
         )
-    if condition:
-        model = model.with_condition(**condition)
+    model = conditioned(model, condition)
     how = (solver, steps, grid, t_eps, None, chunk, progress, options)
     z_a, z_b = _move(model, a, False, *how), _move(model, b, False, *how)
     z = _spherical(z_a, z_b, torch.linspace(0, 1, n, dtype=torch.float64, device=a.device))
@@ -166,6 +167,9 @@ def _move(
             "set where it is made."
         )
     chosen = solver if isinstance(solver, Solver) else get(solver, **options)
+    tolerances = {"rtol", "atol"} & chosen.options().keys()
+    if isinstance(solver, str) and tolerances and not tolerances & options.keys():
+        chosen = get(solver, **options, **dict.fromkeys(tolerances, _TOLERANCE))
     if chosen.stochastic:
         raise UnsupportedError(
             f"latents are joined to data by the probability flow, an ODE; solver {chosen.name!r} is stochastic. "
@@ -173,8 +177,7 @@ def _move(
         )
     sde = model.sde
     low = sde.check_time("t_eps", sde.t_min if t_eps is None else t_eps)
-    if condition:
-        model = model.with_condition(**condition)
+    model = conditioned(model, condition)
     if not chosen.adaptive:
         grid = make_grid("log_snr" if grid is None else grid)
         if steps is None and grid.fixed_steps is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+import sdekit as sk
 from sdekit.errors import ArgumentError, UnknownNameError, UnsupportedError
 from sdekit.models import ScoreModel, bundled
 from sdekit.models.unet import UNet
@@ -62,6 +64,17 @@ def test_loading_draws_no_random_numbers_and_casts() -> None:
     narrow = bundled.load("digits").noise(x, t)
     # float32 keeps 7 digits; a dozen layers lose two of them.
     torch.testing.assert_close(narrow.double(), wide.noise(x.double(), t.double()), rtol=1e-4, atol=1e-4)
+
+
+def test_samples_take_the_dtype_of_the_weights() -> None:
+    wide = bundled.load("digits", dtype=torch.float64)
+    out = sk.sample(wide, 2, "ddim", 3, seed=0)
+    assert out.x.dtype == torch.float64
+    narrow = sk.sample(bundled.load("digits"), 2, "ddim", 3, seed=0)
+    assert narrow.x.dtype == torch.float32
+    torch.testing.assert_close(out.x.float(), narrow.x, rtol=0, atol=1e-4)
+    table = sk.compare({"a": wide}, ["ddim"], [3], 1, n=8, flow_steps=3, progress=True).table
+    assert math.isfinite(table["value"].item())
 
 
 def test_losses_are_those_reported_and_the_model_is_not_overfitted(model: ScoreModel) -> None:

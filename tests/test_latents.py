@@ -14,6 +14,7 @@ from sdekit.likelihood import log_likelihood
 from sdekit.models import ScoreModel, bundled
 from sdekit.sampling import sample
 from sdekit.sdes import DIFFUSION_SDES, VPSDE
+from sdekit.solvers import ScipyODE
 from sdekit.targets import Gaussian, digits, ring
 
 every_sde = pytest.mark.parametrize("sde", [family() for family in DIFFUSION_SDES], ids=lambda sde: sde.name)
@@ -62,6 +63,17 @@ def test_any_deterministic_solver_serves(solver: str) -> None:
     # First order is what ddim has: 200 steps over ten units of ln(sigma/alpha) leave a few per cent.
     tolerance = 0.1 if solver == "ddim" else 2e-3
     torch.testing.assert_close(decode(model, encode(model, x, solver=solver), solver=solver), x, rtol=0, atol=tolerance)
+
+
+def test_an_adaptive_round_trip_is_close_without_tolerances_being_named() -> None:
+    model = ring().score_model(VP)
+    x = ring().sample(64, seed=0)
+    by_default = encode(model, x, solver="scipy:RK45")
+    torch.testing.assert_close(decode(model, by_default, solver="scipy:RK45"), x, rtol=0, atol=2e-4)
+    assert torch.equal(by_default, encode(model, x, solver="scipy:RK45", rtol=1e-6, atol=1e-6))
+    loose = encode(model, x, solver=ScipyODE("RK45"))  # an object is taken as it is
+    assert torch.equal(loose, encode(model, x, solver="scipy:RK45", rtol=1e-5, atol=1e-5))
+    assert not torch.equal(loose, by_default)
 
 
 def test_decode_is_what_sample_does_from_the_same_start() -> None:
@@ -182,12 +194,18 @@ def test_errors_before_any_evaluation() -> None:
             call(rtol=1e-3)
         with pytest.raises(ArgumentError, match="t_eps"):
             call(t_eps=-0.1)
+        with pytest.raises(ArgumentError, match="condition must be a dict"):
+            call(condition=5)
+        with pytest.raises(ArgumentError, match="with condition 'y'"):
+            call(condition={"y": 5})
     with pytest.raises(ShapeError, match=r"z has shape \(2, 3\)"):
         decode(model, torch.zeros(2, 3))
     with pytest.raises(ArgumentError, match="ScoreModel"):
         encode(lambda x, t: x, x)  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="at least 2"):
         interpolate(model, x, x, 1)
+    with pytest.raises(ArgumentError, match="condition must be a dict"):
+        interpolate(model, x, x, 2, condition=5)  # type: ignore[arg-type]
     with pytest.raises(ShapeError, match="one shape and dtype"):
         interpolate(model, x, x[:1], 3)
     assert model.counter.calls == 0

@@ -638,6 +638,7 @@ def test_the_range_of_the_data_is_never_assumed() -> None:
         ({"t_eps": 1.0}, ArgumentError, "t_eps"),
         ({"t_eps": 2.0}, ArgumentError, "t_eps"),
         ({"seed": 1, "seeds": [1, 2]}, ArgumentError, "one of seed"),
+        ({"condition": 5}, ArgumentError, "condition must be a dict"),
         ({"solver": "scipy:RK45", "chunk": 1}, UnsupportedError, "per_sample"),
     ],
     ids=str,
@@ -647,6 +648,11 @@ def test_arguments_that_make_no_sense(arguments, error, words: str) -> None:
     with pytest.raises(error, match=words):
         log_likelihood(model, torch.zeros(2, 2), **arguments)
     assert network.calls == 0
+
+
+def test_a_condition_that_the_network_does_not_take() -> None:
+    with pytest.raises(ArgumentError, match="with condition 'y'"):
+        log_likelihood(ring().score_model(VP), torch.zeros(2, 2), condition={"y": 1})
 
 
 def test_states_that_make_no_sense() -> None:

@@ -97,6 +97,14 @@ def test_seeking_gives_the_draw_of_that_position(source, size):
         assert stream.position == position + 1
 
 
+def test_seeds_may_come_as_an_array_or_a_tensor():
+    for seeds in (np.array([5, 6, 7]), torch.tensor([5, 6, 7]), (5, 6, 7)):
+        assert SeedsNoise(seeds).seeds == [5, 6, 7]
+    for wrong in (np.array([[5]]), np.array([0.5]), torch.tensor(5), "567"):
+        with pytest.raises(ArgumentError, match="seeds"):
+            SeedsNoise(wrong)
+
+
 @pytest.mark.parametrize("source", [KeyedNoise(2), SeedsNoise([5, 6, 7]), GeneratorNoise()], ids=repr)
 @pytest.mark.parametrize("size", [(1,), (16,), (100,), (1100,)], ids=str)
 def test_draws_ahead_are_the_next_draws_and_may_be_overwritten(source, size):

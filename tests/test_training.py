@@ -506,6 +506,12 @@ def test_unet_errors() -> None:
         network(torch.zeros(1, 1, 7, 8), torch.zeros(1))
     with pytest.raises(ShapeError, match="one label y for each"):
         network(torch.zeros(3, 1, 8, 8), torch.zeros(3), torch.zeros(2, dtype=torch.int64))
+    for label in (3, [1, 2, 3], torch.ones(3)):
+        with pytest.raises(ArgumentError, match="y must be a tensor of integers"):
+            network(torch.zeros(3, 1, 8, 8), torch.zeros(3), label)
+    for label in (torch.tensor(11), torch.tensor([0, 77, 1]), torch.tensor([-1])):
+        with pytest.raises(ArgumentError, match=r"labels from 0 to 10 \(10 is no class\)"):
+            network(torch.zeros(3, 1, 8, 8), torch.zeros(3), label)
     for wrong in ({"channels": 20}, {"channels": 0}, {"dropout": 1.0}, {"multipliers": ()}, {"heads": 5}):
         with pytest.raises(ArgumentError):
             UNet(**wrong)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sdekit._tensors import as_list, check_positive, check_positive_integer
+from sdekit._tensors import as_list, check_device, check_positive, check_positive_integer
 from sdekit.dynamics import ProbabilityFlow, ReverseSDE
 from sdekit.errors import ArgumentError, NonFiniteError, ShapeError, UnknownNameError
 from sdekit.experiments.contenders import Contender, Loop, SolverLike, contenders
@@ -181,7 +181,7 @@ def make_plan(
         flow_steps,
         floor_repeats,
         t_end,
-        torch.device(device),
+        check_device(device),
     )
     for cell in cells:
         if not plan.metrics_of(cell):
@@ -198,7 +198,7 @@ def starts(plan: Plan, subject: Subject, seed: int) -> Tensor:
     model = subject.model
     t = model.sde.t_max
     shape = (subject.n, *subject.shape)
-    draw = KeyedNoise(seed).prior(shape, t=t, dtype=torch.float32, device=plan.device)
+    draw = KeyedNoise(seed).prior(shape, t=t, dtype=model.placement[0], device=plan.device)
     return draw.mul_(model.sde.prior_std(t, model.data_std))
 
 

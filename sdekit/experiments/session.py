@@ -408,7 +408,7 @@ def _seconds_per_evaluation(subject: Subject, device: torch.device) -> float:
     """A rough cost, for the progress bar."""
     batch = min(subject.n, 16)
     model = subject.model.part(0, batch, subject.n)
-    x = torch.zeros(batch, *subject.shape, device=device)
+    x = torch.zeros(batch, *subject.shape, dtype=model.placement[0], device=device)
     with torch.no_grad():
         model.predict(model.prediction, x, model.sde.t_max)  # the first call is slower
         begin = time.perf_counter()

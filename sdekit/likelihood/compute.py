@@ -26,7 +26,7 @@ from sdekit.likelihood.divergence import (
 )
 from sdekit.likelihood.flow import AugmentedFlow
 from sdekit.likelihood.result import Budget, LogLikelihood
-from sdekit.models.score import ScoreModel
+from sdekit.models.score import ScoreModel, conditioned
 from sdekit.noise import NoiseSource, noise_source
 from sdekit.sampling import solve
 from sdekit.sdes import DiffusionSDE
@@ -93,7 +93,7 @@ def log_likelihood(
             adaptive solver nearly as many; and with independent probes as many fixed ones beside them in both.
         seed: of the probes: every sample its own stream, keyed by (seed, first + index); 0 unless one of seed, seeds
             and generator is given.
-        seeds, generator, first, chunk, progress: as in `sample`; chunks change no result.
+        seeds, generator, first, chunk, progress: as in `sample`.
         options: the solver's own, where it is given by name: rtol, atol, max_nfe, per_sample.
 
     Raises:
@@ -116,8 +116,7 @@ def log_likelihood(
     coarse = _coarser(chosen, places) if integration_error else None
     default = 0 if seeds is None and generator is None else None
     source = noise_source(seed=default if seed is None else seed, seeds=seeds, generator=generator, first=first)
-    if condition:
-        model = model.with_condition(**condition)
+    model = conditioned(model, condition)
     with torch.inference_mode(False):
         problem = _Problem(model, x.detach().clone(), span, source, chunk, progress)
         traces = problem.open(trace)

@@ -120,6 +120,7 @@ class UNet(nn.Module):
 
         Raises:
             ShapeError: if x is not (B, image_channels, H, W) with H and W multiples of the reduction, or y not (B,).
+            ArgumentError: if y is no tensor of integers, or holds a class that there is not.
         """
         if (
             x.ndim != 4
@@ -133,9 +134,20 @@ class UNet(nn.Module):
             )
         if y is None:
             y = torch.full((1,), self.classes, dtype=torch.int64, device=x.device)
+        elif not isinstance(y, Tensor) or y.dtype not in (torch.int64, torch.int32):
+            given = y.dtype if isinstance(y, Tensor) else f"{type(y).__name__} {y!r}"
+            raise ArgumentError(
+                f"y must be a tensor of integers, one label a sample: torch.tensor([3, …]); got {given}."
+            )
         elif y.shape not in ((), (1,), (x.shape[0],)):
             raise ShapeError(f"expected one label y for each of the {x.shape[0]} samples, got shape {tuple(y.shape)}.")
-        context = self.log_snr_embedding(t.reshape(-1).to(x.dtype)) + self.class_embedding(y.reshape(-1))
+        try:
+            embedded = self.class_embedding(y.reshape(-1))
+        except IndexError:  # on the CPU; looking first would make a GPU wait
+            raise ArgumentError(
+                f"y must hold labels from 0 to {self.classes} ({self.classes} is no class), got {y.tolist()}."
+            ) from None
+        context = self.log_snr_embedding(t.reshape(-1).to(x.dtype)) + embedded
         context = nn.functional.silu(context).expand(x.shape[0], -1)
 
         h = self.first(x)
