@@ -98,6 +98,16 @@ def test_ornstein_uhlenbeck_limits():
     assert OrnsteinUhlenbeck(sigma=-0.3).marginal(x0, 1.0) == OrnsteinUhlenbeck(sigma=0.3).marginal(x0, 1.0)
 
 
+@pytest.mark.parametrize("t", [-1.0, torch.tensor([0.5, -0.1])], ids=["number", "batch"])
+def test_no_law_of_the_past(t):
+    x0 = torch.ones(2, 1)
+    for sde in (OrnsteinUhlenbeck(), GeometricBrownianMotion()):
+        with pytest.raises(ArgumentError, match="0 or more"):
+            sde.marginal(x0, t)
+    with pytest.raises(ArgumentError, match="0 or more"):
+        GeometricBrownianMotion().path(x0, t, x0)
+
+
 @pytest.mark.parametrize("t", [1e-6, 1e-5, 1e-4, 1e-3])
 def test_float32_near_zero(t):
     x0 = torch.tensor([[2.0]])

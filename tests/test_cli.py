@@ -107,6 +107,7 @@ def test_samples_are_those_of_the_api_and_reproducible(tmp_path, ending):
     settings = beside["settings"]
     assert (settings["seed"], settings["solver"], settings["grid"]) == (3, "ddim", "karras")
     assert (settings["steps"], settings["options"], settings["n"]) == (7, {"eta": 0.5}, 12)
+    assert settings["threads"] == 1
     assert settings["sde"] == {"type": "VPSDE", "beta_min": 0.1, "beta_max": 20.0, "t_min": 1e-3}
     assert beside["versions"]["sdekit"] == sk.__version__
     assert beside["results"]["nfe"] == 7
@@ -145,6 +146,14 @@ def test_digits_by_label_into_a_folder(tmp_path):
         assert image.size == (10 * 50 + 2, 2 * 50 + 2)
 
 
+def test_a_picture_that_holds_not_all_says_so(tmp_path):
+    words, _ = sdekit("sample", "--steps", 1, "-n", 1025, "--out", tmp_path / "a.png")
+    assert words.endswith("a.png.json; the picture shows the first 1024\n")
+    assert json.loads((tmp_path / "a.png.json").read_text())["results"]["in_picture"] == 1024
+    words, _ = sdekit("sample", "--model", "ring", "--steps", 1, "-n", 1025, "--out", tmp_path / "b.png")
+    assert words.endswith("b.png.json\n")  # points are all shown
+
+
 def test_adaptive_solvers_take_tolerances_and_another_sde(tmp_path):
     out = tmp_path / "a.npz"
     arguments = ["--model", "moons", "--sde", "edm", "--solver", "scipy:RK45", "--option", "rtol=1e-3", "-n", 8]
@@ -178,7 +187,41 @@ def test_likelihood_of_an_exact_target(tmp_path, ending):
     assert f"{table['log_prob'].mean():.4f} ± {table['log_prob'].std() / math.sqrt(20):.4f}" in words
     beside = json.loads((tmp_path / f"ll.{ending}.json").read_text())
     assert beside["settings"]["steps"] == 80
+    assert (beside["settings"]["integration_error"], beside["settings"]["threads"]) == (False, 1)
     assert beside["results"]["nfe"] == 320
+
+
+def test_likelihood_takes_the_divergence_that_the_api_does():
+    arguments = ["likelihood", "--model", "ring", "-n", 2, "--steps", 3, "--json"]
+    for given, found in (
+        ([], "Exact"),
+        (["--probes", 2], "Hutchinson"),
+        (["--divergence", "hutchinson"], "Hutchinson"),
+    ):
+        said = json.loads(sdekit(*arguments, *given)[0])
+        assert said["settings"]["divergence"].startswith(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("bad.npz", b"PK\x03\x04garbage"),
+        ("empty.npz", b""),
+        ("bad.safetensors", b"garbage"),
+        ("empty.safetensors", b""),
+        ("text.npz", np.array(["a", "b"])),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_likelihood_of_a_file_that_is_none(tmp_path, name, content):
+    path = tmp_path / name
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        np.savez(path, samples=content)
+    _, err = sdekit("likelihood", "--model", "ring", "--data", path, code=2)
+    assert err.startswith(f"sdekit: {str(path)!r} ")
+    assert err.count("\n") == 1
 
 
 def test_likelihood_of_a_file_in_bits_per_dim(tmp_path):
@@ -380,6 +423,8 @@ def test_an_error_of_a_process_is_one_line_and_code_2(tmp_path):
         (["sample", "--threads", "0"], "--threads"),
         (["likelihood", "--levels", "17"], "both --data-range"),
         (["likelihood", "--data-range", "-1", "--levels", "17"], "two numbers"),
+        (["likelihood", "--data", "nothing.npz", "--data-range", "1,-1", "--levels", "17"], "low < high"),
+        (["likelihood", "--data", "nothing.npz", "--data-range", "-1,1", "--levels", "0"], "levels must be"),
         (["likelihood", "--out", "a.txt"], ".csv, .parquet, .json"),
         (["likelihood", "--data", "nothing.npz"], "no file"),
         (["likelihood", "--data", "exact"], "no exact target"),

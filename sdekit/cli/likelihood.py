@@ -50,8 +50,12 @@ def likelihood(
         list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="An option of the solver; repeatable.")
     ] = None,
     divergence: Annotated[
-        str, typer.Option(help="exact (one backward pass a dimension) or hutchinson (one a probe).")
-    ] = "hutchinson",
+        str | None,
+        typer.Option(
+            help="exact (one backward pass a dimension) or hutchinson (one a probe) [default: exact up to 16 "
+            "dimensions without --probes, else hutchinson]."
+        ),
+    ] = None,
     probes: Annotated[int | None, typer.Option(help="Of hutchinson: independent probes [default: 4].")] = None,
     integration_error: Annotated[
         bool, typer.Option("--integration-error", help="Estimate the solver's error too, by a coarser solve.")
@@ -66,7 +70,9 @@ def likelihood(
         ),
     ] = None,
     levels: Annotated[int | None, typer.Option(help="For bits/dim: the number of bins.")] = None,
-    chunk: Annotated[int | None, typer.Option(help="At most so many samples at a time; same result.")] = None,
+    chunk: Annotated[
+        int | None, typer.Option(help="At most so many samples at a time; same result up to rounding.")
+    ] = None,
     threads: Annotated[int, typer.Option(help="Of torch; the last bits of a network's answers depend on it.")] = 1,
     out: Annotated[Path | None, typer.Option(help="A table to write: .csv, .parquet or .json.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
@@ -74,7 +80,7 @@ def likelihood(
     """Log-likelihood along the probability flow: the mean with its standard error, and a table of all samples."""
     if (data_range is None) != (levels is None):
         raise ArgumentError("bits/dim need both --data-range LOW,HIGH and --levels; give both or neither.")
-    span = None if data_range is None else _pair(numbers("--data-range", data_range))
+    span = None if data_range is None else _bins(numbers("--data-range", data_range), levels)
     _check_out(out)
     use_threads(threads)
     named = load_model(model, sde)
@@ -110,7 +116,9 @@ def likelihood(
         "options": options(option or []),
         "steps": steps,
         "divergence": found.divergence,
+        "integration_error": integration_error,
         "seed": seed,
+        "threads": threads,
         "data_range": span,
         "levels": levels,
     }
@@ -168,8 +176,12 @@ def _data(source: str, model: NamedModel, n: int | None, seed: int) -> Tensor:
 
 def _read(path: Path) -> Tensor:
     """The array 'samples' of a file, or its only one."""
+    import zlib
+    from zipfile import BadZipFile
+
     import numpy
     import torch
+    from safetensors import SafetensorError
 
     if path.suffix not in (".npz", ".safetensors"):
         raise ArgumentError(f"--data is held-out, exact, or a file .npz or .safetensors; got {str(path)!r}.")
@@ -178,17 +190,19 @@ def _read(path: Path) -> Tensor:
     arrays: dict[str, Any]
     try:
         if path.suffix == ".npz":
-            with numpy.load(path, allow_pickle=False) as archive:
+            with path.open("rb") as file, numpy.load(file, allow_pickle=False) as archive:
                 arrays = dict(archive)
         else:
             from safetensors.numpy import load_file
 
             arrays = load_file(path)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, EOFError, BadZipFile, zlib.error, SafetensorError) as error:
         raise ArgumentError(f"{str(path)!r} cannot be read: {error}.") from None
     if "samples" not in arrays and len(arrays) != 1:
         raise ArgumentError(f"{str(path)!r} must hold an array 'samples'; it holds {', '.join(arrays) or 'none'}.")
     values = arrays["samples"] if "samples" in arrays else next(iter(arrays.values()))
+    if values.dtype.kind not in "fiu":
+        raise ArgumentError(f"{str(path)!r} must hold an array of real numbers, got one of {values.dtype}.")
     return torch.from_numpy(values).float()
 
 
@@ -213,9 +227,13 @@ def _table(
     return pd.DataFrame(columns).rename_axis("sample").reset_index()
 
 
-def _pair(span: list[float]) -> tuple[float, float]:
+def _bins(span: list[float], levels: int | None) -> tuple[float, float]:
+    """The range, checked with the levels before the solve and not after it."""
+    from sdekit.likelihood.result import bin_width
+
     if len(span) != 2:
         raise ArgumentError(f"--data-range takes two numbers, LOW,HIGH; got {len(span)}.")
+    bin_width((span[0], span[1]), 1 if levels is None else levels)
     return span[0], span[1]
 
 

@@ -42,7 +42,9 @@ def sample(
     ] = None,
     denoise: Annotated[bool, typer.Option("--denoise", help="End with E[x_0 | x]: one evaluation more.")] = False,
     t_end: Annotated[float | None, typer.Option(help="Where the solve ends [default: t_min of the SDE].")] = None,
-    chunk: Annotated[int | None, typer.Option(help="At most so many samples at a time; same result.")] = None,
+    chunk: Annotated[
+        int | None, typer.Option(help="At most so many samples at a time; same result up to rounding.")
+    ] = None,
     threads: Annotated[int, typer.Option(help="Of torch; the last bits of a network's answers depend on it.")] = 1,
     out: Annotated[Path, typer.Option(help="A file .png, .npz or .safetensors, or a folder for .npz and .png.")] = Path(
         "samples.png"
@@ -85,6 +87,7 @@ def sample(
         "seed": seed,
         "n": n,
         "label": label,
+        "threads": threads,
     }
     results = {"nfe": _nfe(solution.nfe), "status": solution.status, "shape": list(solution.x.shape)}
     written = _write(files, named, solution.x, classes, settings, results)
@@ -92,7 +95,9 @@ def sample(
         print_json({"settings": settings, "results": results, "files": [str(path) for path in written]})
     else:
         print(f"{n} samples of {model} by {chosen.name}: {results['nfe']} evaluations each, seed {seed}")
-        print("wrote " + ", ".join(map(str, written)))
+        shown = _in_picture(solution.x)
+        cut = f"; the picture shows the first {shown}" if shown < n and any(p.suffix == ".png" for p in written) else ""
+        print("wrote " + ", ".join(map(str, written)) + cut)
     if solution.status != "success":
         note(f"sdekit: the solver ended early ({solution.status}); the samples are not at the end of the solve.")
         raise typer.Exit(1)
@@ -128,6 +133,11 @@ def _solver_settings(solver: Solver, steps: int | None, grid: str | None) -> dic
     return {"solver": solver.name, "options": shown, "steps": steps, "grid": own}
 
 
+def _in_picture(x: Tensor) -> int:
+    """How many of the samples a picture shows: all points, but not all of many images."""
+    return min(len(x), _TILES) if x.ndim == 4 else len(x)
+
+
 def _nfe(nfe: Any) -> int | list[int]:
     return nfe if isinstance(nfe, int) else [int(k) for k in nfe]
 
@@ -161,8 +171,8 @@ def _write(
 
             save_file(tensors, path, {"sdekit": stamp})
         elif model.model.shape is not None and can_show(model.model.shape):
-            images = x[:_TILES] if x.ndim == 4 else x
-            shown["in_picture"] = len(images)
+            shown["in_picture"] = _in_picture(x)
+            images = x[: _in_picture(x)]
             columns = 10 if settings["label"] == "each" else None
             save_png(picture(images, columns), path, {"sdekit": stamp})
         else:

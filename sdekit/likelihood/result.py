@@ -13,7 +13,7 @@ from sdekit._tensors import check_number, check_positive_integer
 from sdekit.errors import ArgumentError
 from sdekit.solvers.solution import Status
 
-__all__ = ["Budget", "LogLikelihood"]
+__all__ = ["Budget", "LogLikelihood", "bin_width"]
 
 _MEANING = {
     "probe": "standard error of the trace's estimate, from the spread of the probes",
@@ -107,13 +107,7 @@ class LogLikelihood:
         Raises:
             ArgumentError: if data_range is not two finite numbers, the lower first, or levels is no positive integer.
         """
-        if not isinstance(data_range, (tuple, list)) or len(data_range) != 2:
-            raise ArgumentError(f"data_range must be (low, high), the range of the data in x, got {data_range!r}.")
-        low, high = (check_number("data_range", bound) for bound in data_range)
-        if not low < high:
-            raise ArgumentError(f"data_range must be (low, high) with low < high, got {data_range!r}.")
-        width = (high - low) / check_positive_integer("levels", levels)
-        return -self.log_prob / (self.dim * math.log(2)) - math.log2(width)
+        return -self.log_prob / (self.dim * math.log(2)) - math.log2(bin_width(data_range, levels))
 
     def __repr__(self) -> str:
         nfe = self.nfe if isinstance(self.nfe, int) else f"{int(self.nfe.min())} to {int(self.nfe.max())}"
@@ -125,3 +119,13 @@ class LogLikelihood:
             f"LogLikelihood({len(self.log_prob)} samples, mean {mean:.6g} nats, probe error of the mean {error:.2g}, "
             f"divergence={self.divergence}, nfe={nfe}, status={self.status!r})"
         )
+
+
+def bin_width(data_range: tuple[float, float], levels: int) -> float:
+    """The width of each of the `levels` bins that cover `data_range`; raises as `bits_per_dim`."""
+    if not isinstance(data_range, (tuple, list)) or len(data_range) != 2:
+        raise ArgumentError(f"data_range must be (low, high), the range of the data in x, got {data_range!r}.")
+    low, high = (check_number("data_range", bound) for bound in data_range)
+    if not low < high:
+        raise ArgumentError(f"data_range must be (low, high) with low < high, got {data_range!r}.")
+    return (high - low) / check_positive_integer("levels", levels)

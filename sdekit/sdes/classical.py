@@ -59,7 +59,10 @@ def _wide(value: Parameter, x: Tensor) -> Tensor:
 def _time(t: Tensor | float, x: Tensor) -> Tensor:
     if not x.is_floating_point():
         raise ArgumentError(f"the state must be a floating-point tensor, got {x.dtype}; call .float() first.")
-    return expand_right(as_float64(t).to(x.device), x)
+    u = as_float64(t)
+    if bool((u < 0).any()):
+        raise ArgumentError(f"t is the time since x0, 0 or more; got {t!r}.")
+    return expand_right(u.to(x.device), x)
 
 
 @final
@@ -67,7 +70,9 @@ def _time(t: Tensor | float, x: Tensor) -> Tensor:
 class OrnsteinUhlenbeck(_ClassicalSDE):
     """dX = theta (mu - X) dt + sigma dW (Uhlenbeck & Ornstein 1930).
 
-    X_t | X_0 ~ N(mu + (X_0 - mu) e^{-theta t}, sigma^2 (1 - e^{-2 theta t}) / (2 theta))
+    X_t | X_0 ~ N(mu + (X_0 - mu) e^{-theta t}, sigma^2 (1 - e^{-2 theta t}) / (2 theta)),    t >= 0
+
+    sigma may have either sign: sigma and -sigma are one law.
     """
 
     theta: Parameter = 1.0
