@@ -72,7 +72,9 @@ def solve(
         noise: a NoiseSource, or a function (t, s, shape) -> standard normal draws. With none of these four, torch's
             global RNG is used and never reseeded.
         first: the index of the first sample, with `seed`.
-        chunk: solve at most so many samples at a time; results do not depend on it.
+        chunk: solve at most so many samples at a time. The draws do not depend on it; so the results do not either, bit
+            for bit where the network works entry by entry, and up to its rounding where it multiplies matrices, whose
+            kernels depend on the batch. Refused with a solver that couples the samples of a batch (`couples_batch`).
         progress: show a bar.
         callback: called after each step with a StepInfo; may change x in place and stop the solve.
         trajectory: keep the state at every time of the grid; an adaptive solver has none, and keeps those at the start,
