@@ -95,6 +95,7 @@ def solve(
         solver, options = named.solver, {**named.options, **options}
         grid = named.grid if grid is None else grid
     chosen = _solver(solver, options)
+    grid = chosen.own_grid if grid is None and steps is None else grid
     x0 = check_state("x0", x0)
     chosen.check(moving)
     times, kept = _times(moving, chosen, steps, grid, t0, t1, save_at)
@@ -168,6 +169,7 @@ def sample(
         if grid is None:
             grid, t_end = named.grid, named.t_end if t_end is None else t_end
     chosen = _solver(solver, options)
+    grid = chosen.own_grid if grid is None and steps is None else grid
     if denoise is not False and denoise is not True and denoise != "mean":
         raise ArgumentError(f"denoise must be False, True or 'mean', got {denoise!r}.")
     if denoise == "mean" and not (chosen.stochastic and isinstance(chosen, FixedStepSolver)):

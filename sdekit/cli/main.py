@@ -12,6 +12,7 @@ from sdekit.cli.compare import compare
 from sdekit.cli.likelihood import likelihood
 from sdekit.cli.sample import sample
 from sdekit.cli.solvers import solvers
+from sdekit.cli.table import table
 from sdekit.cli.train import train
 from sdekit.cli.verify import verify
 from sdekit.errors import SdekitError
@@ -61,5 +62,5 @@ def _main(
     """Options before the command; `--version` has done its work by now."""
 
 
-for command in (solvers, sample, likelihood, compare, train, verify):
+for command in (solvers, sample, likelihood, compare, train, verify, table):
     app.command()(command)

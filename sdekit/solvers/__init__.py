@@ -9,6 +9,7 @@ from sdekit.solvers.diffusion.ancestral import Ancestral
 from sdekit.solvers.diffusion.base import TableSolver
 from sdekit.solvers.diffusion.ddim import DDIM
 from sdekit.solvers.diffusion.reverse_diffusion import ReverseDiffusion
+from sdekit.solvers.diffusion.tabulated import Tabulated, tabulate
 from sdekit.solvers.ecosystem import Recipe, from_diffusers, recipe
 from sdekit.solvers.fixed_step import FixedStepSolver, HandState
 from sdekit.solvers.ode.euler import Euler
@@ -47,6 +48,7 @@ __all__ = [
     "StepSolver",
     "Table",
     "TableSolver",
+    "Tabulated",
     "TorchsdeSDE",
     "Updates",
     "describe",
@@ -57,4 +59,5 @@ __all__ = [
     "recipe",
     "register",
     "resolve",
+    "tabulate",
 ]

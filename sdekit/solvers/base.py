@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sdekit.dynamics import Dynamics
 from sdekit.errors import UnsupportedError
+from sdekit.grids import Grid
 from sdekit.noise import NoiseSource
 from sdekit.sdes import Calculus
 from sdekit.solvers.solution import Solution, SolveState
@@ -108,6 +109,11 @@ class Solver(abc.ABC):
     @abc.abstractmethod
     def stochastic(self) -> bool:
         """Whether it integrates SDEs (True) or ODEs (False)."""
+
+    @property
+    def own_grid(self) -> Grid | None:
+        """The grid of a solver that was made for one; None for any other."""
+        return None
 
     @property
     def couples_batch(self) -> bool:

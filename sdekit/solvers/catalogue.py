@@ -41,6 +41,7 @@ from sdekit.solvers.diffusion.rho_rk import RhoRK
 from sdekit.solvers.diffusion.rosenbrock import RosenbrockExponential
 from sdekit.solvers.diffusion.sa_solver import SASolver
 from sdekit.solvers.diffusion.stochastic_single import SEEDS2, SEEDS3, DPMSolverPPSDE
+from sdekit.solvers.diffusion.tabulated import Tabulated
 from sdekit.solvers.diffusion.unipc import UniP, UniPC
 from sdekit.solvers.fixed_step import FixedStepSolver
 from sdekit.solvers.ode.euler import Euler
@@ -229,12 +230,16 @@ def resolve(name: str) -> Entry:
 
 
 def get(name: str, **options: Any) -> Solver:
-    """The solver of that name with these options.
+    """The solver of that name with these options; "table:FILE" is the one that a saved table makes.
 
     Raises:
         UnknownNameError: if no solver has that name.
         ArgumentError: if it has no such option, or an option's value is out of range.
     """
+    if isinstance(name, str) and name.startswith("table:"):
+        if options:
+            raise ArgumentError(f"a table has no options; got {', '.join(sorted(options))}.")
+        return Tabulated.load(name.removeprefix("table:"))
     entry = resolve(name)
     allowed = _options_of(entry.make) - set(entry.fixed)
     unknown = sorted(set(options) - allowed)

@@ -281,6 +281,8 @@ def recipe(name: str) -> Recipe:
     """
     if not isinstance(name, str):
         raise ArgumentError(f"a sampler is given by name, got {name!r}; from_diffusers takes a scheduler's config.")
+    if name.startswith("table:"):
+        return Recipe(name)
     here = name.lower()
     for entry in catalogue.entries():
         if here in (spelling.lower() for spelling in (entry.name, *entry.aliases)):

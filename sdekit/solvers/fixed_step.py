@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from sdekit.dynamics import Dynamics
-from sdekit.errors import ArgumentError
+from sdekit.errors import ArgumentError, UnsupportedError
 from sdekit.sdes import DiffusionSDE
 from sdekit.solvers.base import Observers, Problem, Solver, Stepper
 from sdekit.solvers.loop import check_same_solve, run_fixed, signed, snapshot
 from sdekit.solvers.solution import Solution, SolveState
+from sdekit.solvers.table import Table
 
 __all__ = ["FixedStepSolver", "HandState"]
 
@@ -73,6 +74,14 @@ class FixedStepSolver(Solver):
         return run_fixed(
             self.name, repr(self), self.stepper, problem, observers or Observers(), resume=resume, stop=stop
         )
+
+    def table(self, sde: DiffusionSDE, times: Tensor) -> Table:
+        """The coefficients of a solve over `times`, float64 (N + 1,), for a solver linear in state, values and draws.
+
+        Raises:
+            UnsupportedError: if it is not.
+        """
+        raise UnsupportedError(f"solver {self.name!r} has no table: it is not linear in its state, values and draws.")
 
     def noise_clock(self, sde: DiffusionSDE, t: Tensor) -> Tensor | None:
         """The clock, at the times t, of the Brownian motion B that the noise on a reverse SDE is made of.

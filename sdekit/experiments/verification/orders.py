@@ -22,7 +22,17 @@ from sdekit.sdes import VPSDE, DiffusionSDE
 from sdekit.solvers import FixedStepSolver, Solver
 from sdekit.targets import Gaussian, GaussianMixture
 
-__all__ = ["Order", "flow_order", "gaussian_end", "span", "strong_order", "tolerance_error", "weak_order"]
+__all__ = [
+    "Impulses",
+    "Order",
+    "flow_order",
+    "gaussian_end",
+    "gaussian_moments",
+    "span",
+    "strong_order",
+    "tolerance_error",
+    "weak_order",
+]
 
 HIGH, LOW = 150.0, 0.1
 _FLOW_COUNTS = (48, 96, 192)
@@ -119,7 +129,7 @@ def tolerance_error(solver: Solver, sde: DiffusionSDE | None = None) -> float:
 _MEAN, _STD = 1.5, 0.7
 
 
-class _Impulses:
+class Impulses:
     """Noise that reads off an affine sampler: in draw k only row k + 2 is 1, all else 0."""
 
     def __init__(self) -> None:
@@ -134,18 +144,18 @@ class _Impulses:
 
 
 def gaussian_moments(
-    run: Callable[[Tensor, _Impulses], Tensor], mean: float, variance: float, shift: float = 0.0
+    run: Callable[[Tensor, Impulses], Tensor], mean: float, variance: float, shift: float = 0.0
 ) -> tuple[float, float]:
     """Mean and variance at the end of an affine sampler from N(mean, variance), exactly: no Monte Carlo.
 
     With starts 0, 1, 0, 0, … the ends are m, m + A and m + C_k, and the sampler maps N(mu, v) to
     N(m + A mu, A^2 v + sum_k C_k^2).
     """
-    counting = _Impulses()
+    counting = Impulses()
     run(torch.zeros(1, 1, dtype=torch.float64), counting)
     x = torch.zeros(2 + counting.draws, 1, dtype=torch.float64)
     x[1] = 1.0
-    end = run(x, _Impulses())[:, 0]
+    end = run(x, Impulses())[:, 0]
     m, a, c = float(end[0]), float(end[1] - end[0]), end[2:] - end[0]
     return m + a * mean, a**2 * variance + float(c.square().sum())
 
@@ -163,7 +173,7 @@ def weak_order(solver: Solver, sde: DiffusionSDE | None = None, counts: Sequence
     errors = []
     for n in counts:
 
-        def run(x: Tensor, noise: _Impulses, n: int = n) -> Tensor:
+        def run(x: Tensor, noise: Impulses, n: int = n) -> Tensor:
             return sample(model, None, solver, n, x_T=x, noise=noise, t_start=start, t_end=end, grid="log_snr").x
 
         got = gaussian_moments(run, *moments(start))

@@ -46,6 +46,10 @@ class EulerMaruyama(StepSolver):
         f, g = dynamics.drift(x, t), dynamics.diffusion(x, t)
         return x + f * h if dw is None else x + f * h + apply_diffusion(dynamics, g, dw, x)
 
+    def table(self, sde: DiffusionSDE, times: Tensor) -> Table:
+        """The table of the method on the reverse SDE with tau = 1."""
+        return reverse_table(sde, times, 1.0)
+
     def noise_clock(self, sde: DiffusionSDE, t: Tensor) -> Tensor:
         """t: the noise is that of the SDE's own dW."""
         return t
