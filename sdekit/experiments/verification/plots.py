@@ -36,7 +36,7 @@ def orders_figure(findings: Sequence[Finding]) -> Figure:
     handles = {}
     for panel, name in zip(panels.flat, names, strict=False):
         panel.set_title(name, fontsize=8)
-        counts: list[int] = []
+        ticks: set[int] = set()
         for f in drawn:
             if f.solver != name or f.order is None:
                 continue
@@ -44,10 +44,11 @@ def orders_figure(findings: Sequence[Finding]) -> Figure:
             counts, errors = list(f.order.counts), [max(e, 1e-16) for e in f.order.errors]
             (handles[label],) = panel.loglog(counts, errors, color=colour, marker=marker, markersize=3, linewidth=1)
             slope = float(f.declared)
+            ticks.update(counts)
             guide = [errors[-1] * (counts[-1] / n) ** slope for n in counts]
             panel.loglog(counts, guide, color=colour, linestyle="--", linewidth=0.7)
         panel.minorticks_off()
-        panel.set_xticks(counts, [str(n) for n in counts])
+        panel.set_xticks(sorted(ticks), [str(n) for n in sorted(ticks)])
         panel.tick_params(labelsize=6)
     for panel in list(panels.flat)[len(names) :]:
         panel.set_axis_off()

@@ -33,6 +33,7 @@ __all__ = ["Finding", "Verification", "verify"]
 # A measured order may fall so far short of the declared one: the slope is that of finite steps.
 _SHORT = 0.25
 _RIGHT = 0.05
+_SLOW_COUNTS = (16, 32, 64)  # for solvers that take a millisecond a step
 
 
 @final
@@ -169,8 +170,8 @@ def _findings(name: str) -> Iterator[Finding]:
         yield from _tolerance(name, functools.partial(entry.make, **entry.fixed))
     elif not solver.stochastic:
         yield from _flow(name, solver)
-    elif not slow:
-        yield from _law(name, solver)
+    else:
+        yield from _law(name, solver, slow)
     for reference in REFERENCES:
         if reference.name == name:
             error = check(reference)
@@ -191,12 +192,12 @@ def _flow(name: str, solver: Solver) -> Iterator[Finding]:
             yield _order(name, "order", on, solver.order, order)
 
 
-def _law(name: str, solver: Solver) -> Iterator[Finding]:
+def _law(name: str, solver: Solver, slow: bool) -> Iterator[Finding]:
     if solver.kind == "composition":  # not affine in its state: by simulation
         error, noise = gaussian_end(solver)
         yield Finding(name, "limit", "Gaussian", "the law", f"{error:.0e}", error < 3 * noise + 2 * _RIGHT)
         return
-    order = weak_order(solver)
+    order = weak_order(solver, counts=_SLOW_COUNTS) if slow else weak_order(solver)
     last = order.errors[-1]
     yield Finding(name, "limit", "Gaussian", "the law", f"{last:.0e}", last < _RIGHT, order)
     if solver.weak_order is not None:
