@@ -235,7 +235,7 @@ def test_a_state_of_the_same_solver_with_other_options_is_refused():
         ({"model": gaussian_model(VPSDE(0.1, 20.0, t_min=1e-3), 0.2, 0.6, shape=(3,))}, "dynamics"),
         ({"model": gaussian_model(VPSDE(0.1, 19.0), 0.2, 0.5, shape=(3,))}, r"beta_max=20.*beta_max=19"),
         ({"model": sk.ScoreModel(MODEL.network, VPSDE(), "data", shape=(3,))}, "prediction='data'"),
-        ({"condition": {"y": 1}}, r"condition=\[\], not .*condition=\['y'\]"),
+        ({"model": MODEL.with_condition(y=1)}, r"condition=\[\], not .*condition=\['y'\]"),
     ],
     ids=["seed", "first", "seeds", "start", "data", "SDE", "prediction", "condition"],
 )
