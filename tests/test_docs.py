@@ -45,3 +45,14 @@ def test_a_page_without_its_example_is_an_error():
     source = '```python\n--8 < --"examples/own_sde.py"\n```\n'
     with pytest.raises(ValueError, match=r"page.md lacks the code of examples/own_sde.py"):
         hooks().on_page_content("<pre>--8 &lt; --&quot;examples/own_sde.py&quot;</pre>", page=page(source))
+
+
+def test_the_readme_measures_digits_by_their_own_bins():
+    from sdekit.likelihood.result import bin_width
+    from sdekit.training.digits_data import LEVEL_WIDTH
+
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = re.search(r"bits_per_dim\(data_range=\((.*?), (.*?)\), levels=(\d+)\)", readme)
+    low, high, levels = float(found[1]), float(found[2]), int(found[3])
+    assert bin_width((low, high), levels) == LEVEL_WIDTH
+    assert (low + LEVEL_WIDTH / 2, high - LEVEL_WIDTH / 2) == (-1, 1)  # where the end levels lie
