@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from dataclasses import FrozenInstanceError, dataclass, fields, is_dataclass
+from dataclasses import FrozenInstanceError, dataclass, field, fields, is_dataclass
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ from sdekit import grids
 from sdekit.errors import ArgumentError, SdekitError, UnknownNameError, UnsupportedError
 from sdekit.noise import KeyedNoise
 from sdekit.sdes import EDMSDE, VPSDE, CosineVPSDE, DiffusionSDE, FlowSDE
-from sdekit.solvers import DDIM, Observers, Problem, Solver, catalogue
+from sdekit.solvers import DDIM, EulerMaruyama, Observers, Problem, Solver, catalogue
 
 NAMES = sk.solvers.names()
 DETERMINISTIC = [c for c in FIXED if not c.solver.stochastic]
@@ -134,6 +134,11 @@ class Halving(sk.solvers.TableSolver):
         return table
 
 
+@dataclass(frozen=True, repr=False)
+class Needy(Halving):
+    factor: float = field(kw_only=True)
+
+
 @pytest.fixture
 def clean_catalogue(monkeypatch):
     monkeypatch.setattr(catalogue, "_CATALOGUE", dict(catalogue._CATALOGUE))
@@ -145,8 +150,8 @@ def test_register():
     sk.solvers.register("halving", Halving, "half of DDIM")
     assert sk.solvers.names()[-1] == "halving"
     assert sk.solvers.resolve("halving").summary == "half of DDIM"
-    plain = sk.sample(model, 3, "ddim", 5, seed=0).x
     run = {"steps": 5, "grid": "log_snr", "seed": 0}
+    plain = sk.sample(model, 3, "ddim", **run).x
     assert torch.allclose(sk.sample(model, 3, "halving", **run).x, 0.5 * plain, rtol=1e-6)  # float32 rounding
     assert torch.allclose(sk.sample(model, 3, "Halving", factor=2.0, **run).x, 2 * plain, rtol=1e-6)
     with pytest.raises(ArgumentError, match="taken"):
@@ -157,8 +162,16 @@ def test_register():
     assert torch.allclose(sk.sample(model, 3, "quarter", **run).x, 0.25 * plain, rtol=1e-6)
     with pytest.raises(ArgumentError, match="no option 'factor'; it has none"):
         sk.solvers.get("quarter", factor=1.0)
-    sk.solvers.register("ddim", Halving, replace=True)
+    count = len(sk.solvers.names())
+    sk.solvers.register("DDIM", Halving, replace=True)
     assert isinstance(sk.solvers.get("ddim"), Halving)
+    sk.solvers.register("EM", Halving, replace=True)  # an alias: its solver keeps its own name
+    assert isinstance(sk.solvers.get("em"), Halving)
+    assert isinstance(sk.solvers.get("euler_maruyama"), EulerMaruyama)
+    assert len(sk.solvers.names()) == count + 1
+    assert {row["name"] for row in sk.solvers.describe()} == set(sk.solvers.names())
+    with pytest.raises(ArgumentError, match="give factor a default"):
+        sk.solvers.register("needy", Needy)
     for bad in (3, "", None):
         with pytest.raises(ArgumentError, match="name"):
             sk.solvers.register(bad, Halving)
@@ -238,6 +251,7 @@ def test_adaptive_solvers_are_finite_on_every_sde(case, sde):
 
 # Order -------------------------------------------------------------------------------------------------------------
 
+
 def at_level(sde: DiffusionSDE, ratio: float) -> float:
     """The time at which sigma/alpha is this, within the SDE's own."""
     return min(sde.t_max, float(sde.time_of_sigma_ratio(torch.tensor(ratio, dtype=torch.float64))))
@@ -308,7 +322,7 @@ def test_measured_weak_order_is_the_declared_one(case, sde):
     measured = slope(counts, errors)
     assert measured > case.solver.weak_order - 0.2, errors
     if not is_slow(case):  # torchsde's are of second order for the additive noise of a reverse SDE
-        assert measured < case.solver.weak_order + (0.6 if case.name in ("er_sde", "sa_solver") else 0.2), errors
+        assert measured < case.solver.weak_order + (1.0 if case.name in ("er_sde", "sa_solver") else 0.2), errors
 
 
 def _strong_slope(solver: str, kind: str, counts: list[int]) -> float:

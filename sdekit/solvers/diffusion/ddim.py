@@ -37,7 +37,7 @@ class DDIM(TableSolver):
     strong_order = 1.0
     weak_order = 1.0
     evaluations_per_step = 1
-    default_grid = "log_snr"
+    default_grid = "align_your_steps"
     reference = "Song, Meng & Ermon 2021, arXiv 2010.02502"
 
     def __post_init__(self) -> None:

@@ -42,7 +42,7 @@ def adams_bashforth_row(order: int) -> tuple[float, ...]:
 class _NoiseMultistep(TableSolver):
     values: int
     evaluations_per_step = 1
-    default_grid = "log_snr"
+    default_grid = "align_your_steps"
 
     @property
     def stochastic(self) -> bool:

@@ -47,6 +47,7 @@ class DPMSolver2(_DPMSolver):
     r1: float = 0.5
 
     name = "dpm_solver_2"
+    default_grid = "align_your_steps"
     order = 2.0
     evaluations_per_step = 2
 
@@ -75,6 +76,7 @@ class DPMSolver3(_DPMSolver):
     """
 
     name = "dpm_solver_3"
+    default_grid = "align_your_steps"
     order = 3.0
     evaluations_per_step = 3
 

@@ -35,7 +35,7 @@ class PNDM(TableSolver):
 
     name = "pndm"
     order = 2.0
-    default_grid = "uniform"
+    default_grid = "log_snr"
     reference = "Liu et al. 2022, arXiv 2202.09778"
 
     @property

@@ -39,7 +39,7 @@ class RhoRK(TableSolver):
     reference = "Zhang & Chen 2022, arXiv 2204.13902"
 
     def __post_init__(self) -> None:
-        if self.method not in _METHODS:
+        if self.method not in tuple(_METHODS):
             raise UnknownNameError("method", self.method, tuple(_METHODS))
 
     @property

@@ -47,7 +47,7 @@ class _Unified(TableSolver):
             raise ArgumentError(f"p must be from 1 to 5, got {self.p!r}.")
         if self.variant not in ("bh1", "bh2"):
             raise UnknownNameError("variant", self.variant, ("bh1", "bh2"))
-        if self.prediction not in _REPRESENTATIONS:
+        if self.prediction not in tuple(_REPRESENTATIONS):
             raise UnknownNameError("prediction", self.prediction, tuple(_REPRESENTATIONS))
 
     def _predict(self, levels: Levels, orders: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ class Euler(ExplicitRungeKutta):
     name = "euler"
     order = 1.0
     evaluations_per_step = 1
+    default_grid = "align_your_steps"
     nodes = (0.0,)
     coefficients = ()
     weights = (1.0,)
