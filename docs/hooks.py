@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 README_MARK, TABLE_MARK = "<!-- README -->", "<!-- solver table -->"
+VERIFIED_MARK = "<!-- verification table -->"
 ROOT = Path(__file__).parent.parent
 
 
@@ -19,6 +20,8 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     if README_MARK in markdown:
         readme = (ROOT / "README.md").read_text(encoding="utf-8")
         markdown = markdown.replace(README_MARK, readme.replace("docs/images/", "images/"))
+    if VERIFIED_MARK in markdown:
+        markdown = markdown.replace(VERIFIED_MARK, (ROOT / "docs/verified.txt").read_text(encoding="utf-8"))
     return markdown.replace(TABLE_MARK, solver_table()) if TABLE_MARK in markdown else markdown
 
 

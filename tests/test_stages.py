@@ -168,7 +168,6 @@ def test_the_last_state_of_a_solve_to_sigma_0_is_the_denoised_one(name):
 
     noise = {"noise": Draws()} if solver.stochastic else {}
     out = sk.sample(model, None, solver, grid=[3.0, 0.9, 0.02, 0.0], x_T=start(), callback=look, **noise)
-    assert out.nfe == 2 * solver.evaluations_per_step + 1 if solver.evaluations_per_step else True
     # No level of edm's is churned below s_tmin = 0.05.
     assert torch.allclose(out.x, model.denoised(seen[0], 0.02), rtol=1e-11, atol=1e-12)
 
@@ -277,7 +276,7 @@ def test_edm_with_noise_of_no_size_is_heun_from_higher_levels():
 
 
 def test_restart_makes_the_papers_43_evaluations():
-    # 17 Heun steps and Euler's to 0: 35. Two restarts of two Heun steps: 8 more (Xu et al. 2023, table 3).
+    # 17 Heun steps and Euler's to 0: 35. Two restarts of two Heun steps: 8 more.
     model = gaussian_model(EDMSDE(), 0.3, 0.5, shape=(16,))
     draws = Draws()
     out = sk.sample(model, 4, "restart", 18, t_end=0.0, seed=0, dtype=torch.float64)
@@ -290,10 +289,14 @@ def test_restart_makes_the_papers_43_evaluations():
 @pytest.mark.parametrize(("repeats", "inner"), [(1, 1), (3, 4)])
 def test_restart_repeats_as_often_as_it_says(repeats, inner):
     model = gaussian_model(EDMSDE(), shape=(4,))
-    out = sk.sample(model, 2, "restart", 10, seed=0, repeats=repeats, restart_steps=inner)
-    plain = sk.sample(model, 2, "heun", 10, seed=0, grid="karras")
-    # 4 evaluations more where the step that crosses s_min is made in two... or none where a level is near.
-    assert out.nfe - plain.nfe - 2 * repeats * inner in (0, 2)
+    # A level within a tenth of s_min = 0.14 is taken for it; otherwise the step that crosses it is made in two.
+    for grid, steps in (([80.0, 21.0, 4.0, 0.9, 0.145, 0.02], 5), ([80.0, 21.0, 4.0, 0.9, 0.02], 4 + 1)):
+        draws = Draws()
+        how = {"repeats": repeats, "restart_steps": inner, "noise": draws, "trajectory": True}
+        out = sk.sample(model, 2, "restart", grid=grid, x_T=80 * torch.randn(2, 4).double(), **how)
+        assert out.nfe == 2 * steps + 2 * repeats * inner
+        assert len(draws.times) == repeats
+        assert out.trajectory_times.tolist() == grid  # the user's steps, whatever was between
 
 
 @pytest.mark.parametrize("levels", [{"s_min": 1e-4}, {"s_min": 0.1, "s_max": 90.0}, {"s_min": 100.0, "s_max": 200.0}])
@@ -371,7 +374,9 @@ def test_a_predictor_corrector_needs_one_register(name, options):
     used = [int(m.ne(0).any(0).nonzero().max()) + 1 for m in (table.state.m, table.point.m)]
     assert folded.history == max(used[0], used[1] + 1)
     model, x = sk.ScoreModel(network, sde), start()
-    z = [torch.randn(x.shape, generator=torch.Generator().manual_seed(i), dtype=torch.float64) for i in range(len(table))]
+    z = [
+        torch.randn(x.shape, generator=torch.Generator().manual_seed(i), dtype=torch.float64) for i in range(len(table))
+    ]
     a, b = read(table, model, x, z), read(folded, model, x, z)
     assert torch.allclose(b, a, rtol=1e-11, atol=1e-11 * float(a.abs().max()))
 

@@ -157,9 +157,10 @@ def by_quad(
     polynomials = basis([clock_value(clock, sde, place) for place in past(lam, step, order, ahead)])
 
     def integral(p: Polynomial) -> float:
-        value, _ = quad(
-            lambda l: weight(l) * p(clock_value(clock, sde, l)), lam[step], lam[step + 1], epsabs=1e-13, epsrel=1e-12
-        )
+        def integrand(place: float) -> float:
+            return weight(place) * p(clock_value(clock, sde, place))
+
+        value, _ = quad(integrand, lam[step], lam[step + 1], epsabs=1e-13, epsrel=1e-12)
         return value
 
     return [integral(p) for p in polynomials]

@@ -19,6 +19,7 @@ from sdekit.grids.base import Grid, check_monotone
 from sdekit.grids.by_noise_level import AlignYourSteps, ArcLength, Exponential, Karras, LogSNR
 from sdekit.grids.by_time import Beta, Cosine, Power, Quadratic, Uniform
 from sdekit.grids.custom import Custom, Places
+from sdekit.grids.fitted import Fitted, FittedNoisy
 
 __all__ = [
     "ALIASES",
@@ -28,6 +29,8 @@ __all__ = [
     "Cosine",
     "Custom",
     "Exponential",
+    "Fitted",
+    "FittedNoisy",
     "Grid",
     "Karras",
     "LogSNR",
@@ -44,7 +47,7 @@ _NAMED: dict[str, type[Grid]] = {
     g.name: g
     for g in (
         *(Uniform, Power, Quadratic, Beta, Cosine),
-        *(LogSNR, Exponential, Karras, AlignYourSteps, ArcLength),
+        *(LogSNR, Exponential, Karras, AlignYourSteps, ArcLength, Fitted, FittedNoisy),
     )
 }
 

@@ -16,6 +16,7 @@ from sdekit.solvers.ode.euler import Euler
 from sdekit.solvers.ode.heun import Heun
 from sdekit.solvers.ode.rk4 import RK4
 from sdekit.solvers.predictor_corrector import PredictorCorrector
+from sdekit.solvers.recommended import recommended
 from sdekit.solvers.sde.euler_maruyama import EulerMaruyama
 from sdekit.solvers.solution import Solution, SolveState
 from sdekit.solvers.step import StepSolver
@@ -57,6 +58,7 @@ __all__ = [
     "get",
     "names",
     "recipe",
+    "recommended",
     "register",
     "resolve",
     "tabulate",

@@ -200,7 +200,7 @@ Step = Callable[[_Flow, Sequence[_Value], Tensor, float, Draw], Tensor]
 # A predictor's step, and what corrects it once the new value is there.
 Corrector = Callable[[_Value], Tensor]
 PredictorStep = Callable[[_Flow, Sequence[_Value], Tensor, float, Draw], tuple[Tensor, Corrector | None]]
-LastStep = Callable[[_Flow, Sequence[_Value], Tensor], Tensor]
+LastStep = Callable[[_Flow, Sequence[_Value], Tensor, Draw], Tensor]
 
 
 def _scaled(loop: Loop) -> Run:
@@ -241,7 +241,7 @@ def _corrected(step: PredictorStep, last: LastStep) -> Run:
             past.append(value)
             b = flow.level(s)
             if b == 0:
-                return last(flow, past, y)
+                return last(flow, past, y, draw)
             y, correct = step(flow, past, y, b, draw)
         return y
 
@@ -545,7 +545,7 @@ def _unified(p: int, variant: str, prediction: str, corrector: bool) -> Run:
 
         return predicted, correct if corrector else None
 
-    def last(flow: _Flow, past: Sequence[_Value], y: Tensor) -> Tensor:
+    def last(flow: _Flow, past: Sequence[_Value], y: Tensor, draw: Draw) -> Tensor:
         return past[-1].data if prediction == "data" else y - past[-1].level * past[-1].eps
 
     return _corrected(step, last)
@@ -645,6 +645,9 @@ def _clock(name: str, flow: _Flow) -> Function:
         return lambda level: -math.log(level)
     if name == "theta":
         return math.atan
+    if name.startswith("theta/"):
+        scale = float(name.removeprefix("theta/"))
+        return lambda level: math.atan(level / scale)
     if name == "t":
         return lambda level: flow.time(level) if level > 0 else 0.0
     power = 1.0 if name == "sigma" else float(name.removeprefix("sigma^"))
@@ -656,6 +659,7 @@ def _adams(representation: str, clock: str, predictor: int, corrector: int, tau:
 
     eps: x~_b = x~_a + int_a^b P dsigma~;   v: x~_b cos(b) = x~_a cos(a) + int P dtheta, theta = arctan sigma~
     D~: x~_b = r x~_a + int (1 + tau^2) e^{-(1 + tau^2)(l_b - l)} P dl, + exact noise;   P(0) at sigma = 0
+    v with tau: both cosines to the power 1 + tau^2, (1 + tau^2) in the integral, and noise that keeps N(0, I)
 
     At sigma = 0 the clock lambda, infinite there, takes the newest value alone; the others take P whole.
     """
@@ -674,19 +678,28 @@ def _adams(representation: str, clock: str, predictor: int, corrector: int, tau:
         if representation == "data":
             turned = integral(lambda u: k * math.exp(-k * (high - u)), [value.data for value in values])
             return math.exp(-k * (high - low)) * y + turned
-        turned = integral(lambda u: -1 / (math.exp(u) + math.exp(-u)), [value.velocity for value in values])
-        return math.sqrt(1 + b**2) * (y / math.sqrt(1 + a**2) + turned)
+        # y_b cos(b)^k = y_a cos(a)^k + k int cos(theta)^(k - 1) v dtheta, and dtheta = -dl/(e^l + e^-l)
+        turned = integral(
+            lambda u: -k * math.cos(math.atan(math.exp(-u))) ** (k - 1) / (math.exp(u) + math.exp(-u)),
+            [value.velocity for value in values],
+        )
+        return (1 + b**2) ** (k / 2) * (y / (1 + a**2) ** (k / 2) + turned)
 
     def step(flow: _Flow, past: Sequence[_Value], y: Tensor, b: float, draw: Draw) -> tuple[Tensor, Corrector | None]:
         a, kept = past[-1].level, tuple(past)
-        noise = b * _noise_factor(tau**2, math.log(a / b)) * draw() if tau > 0 else torch.zeros_like(y)
+        noise = torch.zeros_like(y)
+        if tau > 0 and representation == "velocity":
+            noise = math.sqrt((1 + b**2) * (1 - ((1 + b**2) / (1 + a**2)) ** (tau**2))) * draw()
+        elif tau > 0:
+            noise = b * _noise_factor(tau**2, math.log(a / b)) * draw()
 
         def correct(new: _Value) -> Tensor:
-            return advance(flow, (*kept, new)[-corrector:], y, a, b) + noise
+            used = min(len(kept), predictor)  # as many more or fewer as in the end
+            return advance(flow, (*kept, new)[-max(1, used + corrector - predictor) :], y, a, b) + noise
 
         return advance(flow, kept[-predictor:], y, a, b) + noise, correct if corrector else None
 
-    def last(flow: _Flow, past: Sequence[_Value], y: Tensor) -> Tensor:
+    def last(flow: _Flow, past: Sequence[_Value], y: Tensor, draw: Draw) -> Tensor:
         values = past[-1:] if clock == "lambda" else past[-predictor:]
         of_level = (lambda level: level) if clock == "lambda" else _clock(clock, flow)
         nodes, a = [of_level(value.level) for value in values], values[-1].level
@@ -695,7 +708,9 @@ def _adams(representation: str, clock: str, predictor: int, corrector: int, tau:
         if representation == "noise":
             return y + _interpolated(lambda s: 1.0, of_level, nodes, [value.eps for value in values], a, 0.0)
         outputs = [value.velocity for value in values]
-        return y / math.sqrt(1 + a**2) + _interpolated(lambda s: 1 / (1 + s**2), of_level, nodes, outputs, a, 0.0)
+        turned = _interpolated(lambda s: k * (1 + s**2) ** (-(k + 1) / 2), of_level, nodes, outputs, a, 0.0)
+        end = y / (1 + a**2) ** (k / 2) + turned
+        return end + math.sqrt(1 - (1 + a**2) ** (-(tau**2))) * draw() if tau > 0 else end
 
     return _corrected(step, last)
 
@@ -999,6 +1014,8 @@ def _list() -> tuple[Reference, ...]:
         ("noise", "sigma^0.5", 2, 0, 0.0),
         ("data", "t", 2, 3, 0.5),
         ("data", "lambda", 3, 3, 0.0),
+        ("velocity", "theta/0.4", 3, 0, 0.5),
+        ("velocity", "theta", 2, 3, 1.0),
     ):
         add(
             "adams",

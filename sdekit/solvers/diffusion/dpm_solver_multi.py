@@ -202,7 +202,7 @@ class _MultistepSDE(_Multistep):
         return exponential_clock(sde, t, self.eta)
 
     def _table(self, levels: Levels, weights: Tensor, tau: Tensor) -> Table:
-        noise = exact_noise(levels, tau) if self.stochastic else None
+        noise = exact_noise(levels, "data", tau) if self.stochastic else None
         return multistep_table(levels, "data", decay(levels, "data", tau), weights, noise=noise)
 
     def _tau(self, levels: Levels) -> Tensor:

@@ -6,6 +6,8 @@ dx~ = eps dsigma~        along the probability flow, for any alpha and sigma
 
 from __future__ import annotations
 
+import copy
+import math
 from functools import cached_property
 from typing import final
 
@@ -35,6 +37,15 @@ class Levels:
         """The number of steps."""
         return len(self.times) - 1
 
+    def held(self, level: float) -> Levels:
+        """The same levels with sigma~ = `level` in the place of 0 at the end: x~ there is taken for x~ at 0."""
+        other = copy.copy(self)
+        other.ratio, other.lam = self.ratio.clone(), self.lam.clone()
+        other.ratio[-1], other.lam[-1] = level, -math.log(level)
+        other.h = other.lam.diff()
+        other.__dict__.pop("norm", None)
+        return other
+
     @property
     def a(self) -> Tensor:
         """sigma~ where each step starts, (N,)."""
@@ -53,7 +64,7 @@ class Levels:
     @cached_property
     def norm(self) -> Tensor:
         """sqrt(alpha^2 + sigma^2): x/norm is x~ cos(theta), (N + 1,)."""
-        return torch.hypot(self.alpha, self.sigma)
+        return torch.hypot(self.alpha, self.alpha * self.ratio)
 
     def time_of(self, lam: Tensor) -> Tensor:
         """The time at which lambda has this value."""

@@ -22,15 +22,27 @@ _TABLE_KIND: dict[Representation, Prediction] = {"noise": "noise", "data": "data
 
 
 def decay(levels: Levels, representation: Representation, tau: Tensor | None = None) -> Tensor:
-    """a_i: what is left of x~ (x^ for the velocity) over each step, (N,)."""
-    if representation != "data":
-        return torch.ones(len(levels), dtype=torch.float64, device="cpu")
-    kept: Tensor = (levels.b / levels.a) ** (1.0 if tau is None else 1 + tau.square())
-    return kept
+    """a_i: what is left of x~ (x^ for the velocity) over each step, (N,).
+
+    noise 1;   data (b/a)^(1 + tau^2);   velocity (cos theta_a / cos theta_b)^(tau^2)
+    """
+    if representation == "data":
+        kept: Tensor = (levels.b / levels.a) ** (1.0 if tau is None else 1 + tau.square())
+        return kept
+    if representation == "velocity" and tau is not None:
+        return torch.exp(-0.5 * tau.square() * _log_secants(levels))
+    return torch.ones(len(levels), dtype=torch.float64, device="cpu")
 
 
-def exact_noise(levels: Levels, tau: Tensor) -> Tensor:
-    """c_i of the data representation: b sqrt(1 - e^{-2 tau^2 h}), in x~, (N,)."""
+def _log_secants(levels: Levels) -> Tensor:
+    """ln (1 + a^2)/(1 + b^2) of each step."""
+    return torch.log1p(levels.a.square()) - torch.log1p(levels.b.square())
+
+
+def exact_noise(levels: Levels, representation: Representation, tau: Tensor) -> Tensor:
+    """c_i, (N,): in x~ for the data, b sqrt(1 - e^{-2 tau^2 h}); in x^ for the velocity, sqrt(1 - a_i^2)."""
+    if representation == "velocity":
+        return torch.sqrt(-torch.expm1(-tau.square() * _log_secants(levels)))
     # tau = 0 on a step to sigma = 0 is 0 times an infinite h: no noise.
     gained = torch.where(tau == 0, 0.0, tau.square() * levels.h)
     return levels.b * torch.sqrt(-torch.expm1(-2 * gained))

@@ -80,5 +80,5 @@ class SASolver(TableSolver):
         if self.corrector:
             orders = order_ramp(len(levels) + 1, self.corrector)[1:]
             correct = integral_weights(levels, "data", "lambda", orders, ahead=1, tau=tau)
-        noise = exact_noise(levels, tau) if self.stochastic else None
+        noise = exact_noise(levels, "data", tau) if self.stochastic else None
         return multistep_table(levels, "data", decay(levels, "data", tau), predict, correct=correct, noise=noise)

@@ -4,7 +4,10 @@ The probability flow, and the reverse SDE with noise factor tau, are written in 
 
     noise      x~_b = x~_a + int eps dsigma~                                       sigma~ = sigma/alpha
     data       x~_b = r x~_a + int (1 + tau^2) e^{-(1 + tau^2)(lambda_b - l)} D dl,   r = (b/a)^(1 + tau^2)
-    velocity   x^_b = x^_a + int v dtheta,   x^ = x~ cos(theta),   v = cos(theta) eps - sin(theta) D
+    velocity   x^_b = r x^_a + int (1 + tau^2) (cos(theta)/cos(theta_b))^(tau^2) v dtheta,   x^ = x~ cos(theta),
+               v = cos(theta) eps - sin(theta) D,   r = (cos(theta_a)/cos(theta_b))^(tau^2)
+
+The last is exact for N(0, I), where v = 0 and the noise, sqrt(1 - r^2) z in x^, keeps the variance at 1.
 
 In between, m is the polynomial in a clock (lambda, sigma~, theta, t or a power of sigma~) through the last values, so
 
@@ -55,16 +58,18 @@ def check_representation(representation: str) -> Representation:
 
 
 def check_clock(clock: str) -> str:
-    """`clock` itself, or an error: one of lambda, sigma, theta, t, or "sigma^P" with a power P above 0."""
-    if isinstance(clock, str) and clock.startswith("sigma^"):
-        try:
-            power = float(clock.removeprefix("sigma^"))
-        except ValueError:
-            power = math.nan
-        if not (math.isfinite(power) and power > 0):
-            raise ArgumentError(f"the power in clock {clock!r} must be a number above 0, as in 'sigma^0.5'.")
-    elif clock not in _CLOCKS:
-        raise UnknownNameError("clock", clock, (*_CLOCKS, "sigma^0.5"))
+    """`clock` itself, or an error: lambda, sigma, theta, t, "sigma^P" or "theta/C" with a number P or C above 0."""
+    for kind in ("sigma^", "theta/"):
+        if isinstance(clock, str) and clock.startswith(kind):
+            try:
+                number = float(clock.removeprefix(kind))
+            except ValueError:
+                number = math.nan
+            if not (math.isfinite(number) and number > 0):
+                raise ArgumentError(f"the number in clock {clock!r} must be above 0, as in '{kind}0.5'.")
+            return clock
+    if clock not in _CLOCKS:
+        raise UnknownNameError("clock", clock, (*_CLOCKS, "sigma^0.5", "theta/0.5"))
     return clock
 
 
@@ -96,7 +101,7 @@ def integral_weights(
         clock: in what.
         orders: how many values each step takes, int64 (N,); 0 leaves the row at 0.
         ahead: 0 for a predictor, whose newest value is at the start of the step; 1 for a corrector, at its end.
-        tau: noise factor of each step, (N,), for the data representation; 0 unless given.
+        tau: noise factor of each step, (N,), for the data and the velocity; 0 unless given.
         kernel: another kernel than the representation's: a function of lambda (N, Q), (N, Q).
     """
     steps, most = len(levels), int(orders.max()) if len(orders) else 0
@@ -143,7 +148,14 @@ def _kernel(levels: Levels, representation: Representation, lam: Tensor, tau: Te
         end = torch.minimum(levels.lam[1:], levels.lam[:-1] + _LONGEST)
         return speed[:, None] * torch.exp(-speed[:, None] * (end[:, None] - lam))
     ratio = torch.exp(-lam)
-    return -ratio if representation == "noise" else -ratio / (1 + ratio.square())
+    if representation == "noise":
+        return -ratio
+    turned = -ratio / (1 + ratio.square())
+    if tau is None:
+        return turned
+    # (cos theta / cos theta_b)^(tau^2), with cos^2 theta = 1/(1 + sigma~^2)
+    left = torch.log1p(levels.b.square())[:, None] - torch.log1p(ratio.square())
+    return turned * (1 + tau.square())[:, None] * torch.exp(0.5 * tau.square()[:, None] * left)
 
 
 @functools.lru_cache(maxsize=64)
@@ -175,5 +187,7 @@ def _of_ratio(clock: Clock, ratio: Tensor) -> Tensor:
         return ratio
     if clock == "theta":
         return torch.arctan(ratio)
+    if clock.startswith("theta/"):
+        return torch.arctan(ratio / float(clock.removeprefix("theta/")))
     power: Tensor = ratio ** float(clock.removeprefix("sigma^"))
     return power
