@@ -683,7 +683,7 @@ def _adams(representation: str, clock: str, predictor: int, corrector: int, tau:
             lambda u: -k * math.cos(math.atan(math.exp(-u))) ** (k - 1) / (math.exp(u) + math.exp(-u)),
             [value.velocity for value in values],
         )
-        return (1 + b**2) ** (k / 2) * (y / (1 + a**2) ** (k / 2) + turned)
+        return math.pow(1 + b**2, k / 2) * (y / math.pow(1 + a**2, k / 2) + turned)
 
     def step(flow: _Flow, past: Sequence[_Value], y: Tensor, b: float, draw: Draw) -> tuple[Tensor, Corrector | None]:
         a, kept = past[-1].level, tuple(past)
@@ -709,8 +709,8 @@ def _adams(representation: str, clock: str, predictor: int, corrector: int, tau:
             return y + _interpolated(lambda s: 1.0, of_level, nodes, [value.eps for value in values], a, 0.0)
         outputs = [value.velocity for value in values]
         turned = _interpolated(lambda s: k * (1 + s**2) ** (-(k + 1) / 2), of_level, nodes, outputs, a, 0.0)
-        end = y / (1 + a**2) ** (k / 2) + turned
-        return end + math.sqrt(1 - (1 + a**2) ** (-(tau**2))) * draw() if tau > 0 else end
+        end = y / math.pow(1 + a**2, k / 2) + turned
+        return end + math.sqrt(1 - math.pow(1 + a**2, -(tau**2))) * draw() if tau > 0 else end
 
     return _corrected(step, last)
 
@@ -739,7 +739,7 @@ def _sa_solver(predictor: int, corrector: int, tau: float, low: float = 0.72, hi
 
         return base + integral(kept[-predictor:]), correct if corrector else None
 
-    return _corrected(step, lambda flow, past, y: past[-1].data)
+    return _corrected(step, lambda flow, past, y, _: past[-1].data)
 
 
 def _phi(s: float) -> float:

@@ -49,7 +49,7 @@ class DPMAdaptive(AdaptiveSolver):
     max_nfe: int | None = None
 
     name = "dpm_adaptive"
-    kind = "table"
+    kind = "step"
     needs = ("score",)
     reference = "Lu et al. 2022, arXiv 2206.00927"
 
