@@ -718,6 +718,67 @@ def _adams(representation: str, clock: str, predictor: int, corrector: int, tau:
 # Stochastic: two values up to SA-Solver and ER-SDE -----------------------------------------------------------------
 
 
+def _adams_in_the_angle(
+    predictor: int,
+    corrector: int,
+    *,
+    tau: float = 0.0,
+    tau_low: float = 0.0,
+    tau_high: float = math.inf,
+    damping: float = 0.0,
+    relief: float = 0.0,
+    cautious_above: float = math.inf,
+    last: int = 0,
+    hold: float = 0.0,
+) -> Run:
+    """`adams` in v and theta with all its settings, as its docstring has them; it never steps to 0 itself."""
+
+    def step(values: Sequence[_Value], y: Tensor, a: float, b: float, k: float) -> Tensor:
+        # y_b cos(b)^k = y_a cos(a)^k + k int cos(theta)^(k - 1) P(theta) dtheta
+        nodes = [math.atan(value.level) for value in values]
+        outputs = [value.velocity for value in values]
+        low, high = math.atan(a), math.atan(b)
+        turned = k * _interpolated(lambda u: math.pow(math.cos(u), k - 1), lambda u: u, nodes, outputs, low, high)
+        return (math.pow(math.cos(low), k) * y + turned) / math.pow(math.cos(high), k)
+
+    def loop(flow: _Flow, times: Sequence[float], y: Tensor, draw: Draw) -> Tensor:
+        levels = [flow.level(t) for t in times]
+        if levels[-1] == 0:
+            levels[-1] = hold
+        past: list[_Value] = []
+        correct: Corrector | None = None
+        for i, (a, b) in enumerate(pairwise(levels)):
+            value = flow.at(y, times[i])
+            if correct is not None:
+                gamma = max(0.0, 1 - damping * (1 - relief * math.atan(a) / (math.pi / 2)))
+                y = gamma * correct(value) + (1 - gamma) * y
+            past.append(value)
+            most = min(len(past), predictor, 3 if a > cautious_above else predictor)
+            if last and i == len(levels) - 2:
+                most = min(most, last)
+            k = 1 + (tau**2 if tau_low <= a <= tau_high else 0.0)
+            noise = torch.zeros_like(y)
+            if tau > 0:
+                kept = math.pow(math.cos(math.atan(a)) / math.cos(math.atan(b)), k - 1)
+                noise = math.sqrt(1 - kept**2) / math.cos(math.atan(b)) * draw()
+
+            def again(
+                new: _Value,
+                y: Tensor = y,
+                a: float = a,
+                b: float = b,
+                k: float = k,
+                noise: Tensor = noise,
+                n: int = most,
+            ) -> Tensor:
+                return step([*past, new][-max(1, n + corrector - predictor) :], y, a, b, k) + noise
+
+            y, correct = step(past[-most:], y, a, b, k) + noise, again if corrector else None
+        return y
+
+    return _scaled(loop)
+
+
 def _sa_solver(predictor: int, corrector: int, tau: float, low: float = 0.72, high: float = 25.0) -> Run:
     """Adams' predictor and corrector in lambda with one z for both; tau at the start of the step, within its range."""
 
@@ -1027,6 +1088,13 @@ def _list() -> tuple[Reference, ...]:
             corrector=corrector,
             tau=tau,
         )
+
+    for settings in (
+        {"predictor": 4, "corrector": 4, "damping": 0.4, "relief": 0.5, "cautious_above": 2.0, "last": 2, "hold": 0.01},
+        {"predictor": 3, "corrector": 0, "tau": 0.7, "tau_low": 0.3, "tau_high": 5.0, "hold": 0.005},
+    ):
+        how = {"representation": "velocity", "clock": "theta", **settings}
+        add("adams", _adams_in_the_angle(**settings), "sdekit 2026", **how)  # type: ignore[arg-type]
 
     for eta in (0.0, 0.5, 1.0):
         add("euler_ancestral", _ancestral_stages("euler", eta), crowson, eta=eta)

@@ -1,0 +1,102 @@
+"""How good the recommended settings are, in full: flow errors at a budget, and samples against exact ones.
+
+    pytest tests/benchmarks/test_accuracy.py --benchmark-enable -s
+
+prints the tables of docs/adams.md; a few minutes. tests/test_recommended.py checks the same on smaller sets.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import sdekit as sk
+from sdekit.experiments.metrics import EnergyDistance, SlicedWasserstein
+from sdekit.sdes import VPSDE
+from sdekit.solvers import recommended
+
+PUBLIC = {"ring": (0.023, 0.0065, 7.7e-4, 5.8e-5), "digits": (0.029, 0.0095, 1.4e-3, 4.6e-4)}
+BUDGETS = (5, 10, 20, 50)
+
+
+def flow(name: str, starts: int) -> tuple[sk.ScoreModel, Tensor, Tensor]:
+    """A model, starts, and their images under the exact flow to sigma = 0."""
+    sde = VPSDE()
+    model = getattr(sk.targets, name)().score_model(sde)
+    z = torch.randn(starts, *model.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    x = z * sde.prior_std(None, model.data_std)
+    low = float(sde.time_of_sigma_ratio(torch.tensor(1e-5, dtype=torch.float64)))
+    near = sk.sample(model, x_T=x, solver="rk4", steps=800, grid="log_snr", t_end=low).x
+    return model, x, model.denoised(near, low)
+
+
+def test_flow_error_at_a_budget(benchmark, capsys: pytest.CaptureFixture[str]) -> None:
+    rows: dict[str, list[float]] = {}
+
+    def once() -> None:
+        for name, starts in (("ring", 512), ("digits", 64), ("moons", 512)):
+            model, x, image = flow(name, starts if benchmark.enabled else 8)
+            ends = [sk.sample(model, x_T=x, **recommended(n)).x for n in BUDGETS]
+            rows[name] = [float((e - image).square().flatten(1).mean(1).sqrt().median()) for e in ends]
+
+    benchmark.pedantic(once, rounds=1, iterations=1)
+    with capsys.disabled():
+        if benchmark.enabled:
+            print(f"\nflow error at NFE {BUDGETS}, and as a ratio to the best public figure")
+            for name, errors in rows.items():
+                ratios = [f"{e / p:.3f}" for e, p in zip(errors, PUBLIC[name], strict=True)] if name in PUBLIC else []
+                print(f"  {name:8}", " ".join(f"{e:.2e}" for e in errors), " ", *ratios)
+            pairs = zip(rows["ring"], PUBLIC["ring"], rows["digits"], PUBLIC["digits"], strict=True)
+            print(
+                "  geometric mean of ring and digits:",
+                " ".join(f"{math.sqrt(a / b * c / d):.3f}" for a, b, c, d in pairs),
+            )
+    assert all(math.isfinite(e) for errors in rows.values() for e in errors)
+
+
+@pytest.mark.parametrize("name", ["ring", "digits"])
+def test_ten_evaluations_against_exact_samples(name: str, benchmark, capsys: pytest.CaptureFixture[str]) -> None:
+    n, nulls, seeds, references = (10_000, 40, 5, 5) if benchmark.enabled else (200, 3, 1, 1)
+    if name == "digits" and benchmark.enabled:
+        nulls = 20
+    target = getattr(sk.targets, name)()
+    model = target.score_model(VPSDE())
+    found: dict[str, list[float]] = {}
+
+    def exact(seed: int, count: int = n) -> Tensor:
+        return target.sample(count, seed=seed).flatten(1)
+
+    def once() -> None:
+        own = target.log_prob(target.sample(20 * n, seed=7).double())
+        samples = [
+            sk.sample(model, n, seed=s, chunk=2500, **recommended(10, stochastic=True)).x.flatten(1)
+            for s in range(seeds)
+        ]
+        for metric in (EnergyDistance(), SlicedWasserstein(directions=64)):
+            null = [metric.evaluate(exact(1000 + k), exact(2000 + k)).value for k in range(nulls)]
+            scores = [
+                np.mean([metric.evaluate(x, exact(3000 + 10 * s + r)).value for r in range(references)])
+                for s, x in enumerate(samples)
+            ]
+            found[metric.name] = [(v - float(np.mean(null))) / float(np.std(null, ddof=1)) for v in scores]
+        found["mean log-density"] = [
+            float(
+                (target.log_prob(x.double().reshape(-1, *target.shape)).mean() - own.mean())
+                / (own.std() / math.sqrt(n))
+            )
+            for x in samples
+        ]
+
+    benchmark.pedantic(once, rounds=1, iterations=1)
+    with capsys.disabled():
+        if benchmark.enabled:
+            print(
+                f"\n{name}: NFE 10, n = {n}, {seeds} seeds, in standard errors of exact sets ({references} references each)"
+            )
+            for metric_name, z in found.items():
+                print(f"  {metric_name:20}", " ".join(f"{v:+.1f}" for v in z))
+    assert all(math.isfinite(v) for z in found.values() for v in z)
