@@ -11,7 +11,7 @@ from _helpers import SDE_IDS, SDES, GaussianNetwork, gaussian_model
 from torch import Tensor
 
 import sdekit as sk
-from sdekit.errors import ArgumentError, NonFiniteError
+from sdekit.errors import ArgumentError, NonFiniteError, SdekitError
 from sdekit.sdes import EDMSDE, VPSDE, DiffusionSDE
 
 MEAN, STD = 0.3, 0.5
@@ -47,7 +47,7 @@ def uneven(sde: DiffusionSDE, rows: int = 6) -> Tensor:
 
 
 def exact(x: Tensor, t: float, s: float, sde: DiffusionSDE) -> Tensor:
-    return sk.targets.Gaussian(torch.full((x.shape[1],), MEAN), STD**2).flow_map(x, t, s, sde)
+    return sk.targets.Gaussian(torch.full((x.shape[1],), MEAN, dtype=torch.float64), STD**2).flow_map(x, t, s, sde)
 
 
 # Error ---------------------------------------------------------------------------------------------------------------
@@ -59,22 +59,20 @@ def test_the_error_falls_with_the_tolerance(pair, sde):
     model, x = gaussian_model(sde, MEAN, STD), starts() * sde.prior_std()
     image = exact(x, sde.t_max, sde.t_min, sde)
     errors, work = [], []
-    for tolerance in (1e-2, 1e-4, 1e-6):
+    for tolerance in (1e-3, 1e-4, 1e-5) if pair == 2 else (1e-5, 1e-6, 1e-7):
         out = sk.sample(model, None, "dpm_adaptive", x_T=x, pair=pair, rtol=tolerance, atol=tolerance)
         errors.append(float((out.x - image).abs().max()))
         work.append(float(out.nfe.double().mean()))
-        # The tolerance is of one step; their errors add up, by ten or so.
-        assert errors[-1] < 30 * tolerance
-    # E is that of the lower order p - 1, so that steps go as tol^(1/p), and the error of the result, of order p, as
-    # tol: two decades of tolerance are two of error. One is asked for.
-    assert errors[2] < 0.1 * errors[1] < 0.01 * errors[0]
-    # Steps as tol^(-1/p) where they are small: 100^(1/2) = 10 or 100^(1/3) = 4.6.
-    assert work[2] / work[1] == pytest.approx(100 ** (1 / pair), rel=0.35)
+        # The tolerance is of one step; the errors of all add up, to a few times as much.
+        assert errors[-1] < 10 * tolerance
+    # E is that of the lower order p - 1: steps go as tol^(1/p), and the error of the result, of order p, as tol.
+    assert errors[2] < 0.05 * errors[0]
+    assert work[2] / work[1] == pytest.approx(10 ** (1 / pair), rel=0.2)
 
 
 def test_the_higher_pair_is_cheaper_where_it_is_exact():
     model, x = gaussian_model(VPSDE(), MEAN, STD), starts()
-    second, third = (sk.sample(model, None, "dpm_adaptive", x_T=x, pair=p, rtol=1e-6, atol=1e-6) for p in PAIRS)
+    second, third = (sk.sample(model, None, "dpm_adaptive", x_T=x, pair=p, rtol=1e-5, atol=1e-5) for p in PAIRS)
     assert (third.nfe < second.nfe / 2).all()
 
 
@@ -102,8 +100,8 @@ def test_the_error_estimate_is_the_difference_of_the_pair(pair):
     sde, x = EDMSDE(), starts(1)
     t, s = 3.0, 1.1
     model = sk.ScoreModel(lambda y, at: torch.tanh(y + 0.3 * at[:, None]) + 0.1 * y, sde)
-    low, high = (("ddim", {}), ("dpm_solver_2", {})) if pair == 2 else (("dpm_solver_2", {"r1": 1 / 3}), ("dpm_solver_3", {}))
-    a, b = (sk.sample(model, None, name, grid=[t, s], x_T=x, **options).x for name, options in (low, high))
+    two = [("ddim", {}), ("dpm_solver_2", {})] if pair == 2 else [("dpm_solver_2", {"r1": 1 / 3}), ("dpm_solver_3", {})]
+    a, b = (sk.sample(model, None, name, grid=[t, s], x_T=x, **options).x for name, options in two)
     error = float((b - a).square().mean().sqrt())
 
     def rejected(atol: float) -> int:
@@ -134,7 +132,7 @@ def test_a_relative_tolerance_is_relative():
 def test_a_sample_alone_and_in_a_batch_is_the_same_to_the_bit(pair, end, dtype):
     model = gaussian_model(VPSDE(), MEAN, STD)
     x = uneven(VPSDE()).to(dtype)
-    how = {"pair": pair, "rtol": 1e-4, "atol": 1e-4, "t_end": end}
+    how = {"pair": pair, "rtol": 1e-3, "atol": 1e-3, "t_end": end}
     together = sk.sample(model, None, "dpm_adaptive", x_T=x, **how)
     assert len(set(together.nfe.tolist())) > 1  # they do take different steps
     for i in range(len(x)):
@@ -173,10 +171,12 @@ def test_who_has_arrived_waits_at_a_time_to_be_kept():
     flow = sk.ProbabilityFlow(model)
     x = uneven(sde)
     how = {"t0": 1.0, "t1": sde.t_min, "rtol": 1e-4, "atol": 1e-5, "solver": "dpm_adaptive"}
-    out = sk.solve(flow, x, save_at=[0.5, 0.1], **how)
+    out = sk.solve(flow, x, save_at=[0.3, 0.02], **how)
     assert sum(network.batches) == int(out.nfe.sum())
-    rises = [b for a, b in zip(network.batches, network.batches[1:], strict=False) if b > a]
-    assert rises == [6, 6]
+    for place in (1.0, 0.3, 0.02):
+        together = [t for t in network.times if bool(((t - place).abs() < 1e-9).all())]
+        assert [len(t) for t in together if len(t) == 6]
+    assert min(network.batches) < 6
 
 
 def test_conditions_go_with_their_rows():
@@ -198,7 +198,7 @@ def test_conditions_go_with_their_rows():
     assert all(a == b for a, b in seen)
     assert {a for a, _ in seen} > {6}
     for i, y in enumerate(classes.tolist()):
-        target = sk.targets.Gaussian(torch.full((3,), float(means[y])), STD**2)
+        target = sk.targets.Gaussian(torch.full((3,), float(means[y]), dtype=torch.float64), STD**2)
         image = target.flow_map(x[i : i + 1], 1.0, sde.t_min, sde)
         # From t_min, DDIM's step to the data: D of the exact image.
         alpha, sigma = float(sde.alpha(sde.t_min)), float(sde.sigma(sde.t_min))
@@ -211,7 +211,7 @@ def test_conditions_go_with_their_rows():
 
 @pytest.mark.parametrize("end", [None, 0.0])
 @pytest.mark.parametrize("pair", PAIRS)
-@pytest.mark.parametrize("most", [1, 2, 3, 7, 20, 40])
+@pytest.mark.parametrize("most", [1, 2, 7, 30])
 def test_max_nfe_is_never_exceeded(most, pair, end):
     sde = VPSDE()
     model, network = recorded(sde)
@@ -236,7 +236,7 @@ def test_a_limit_that_stops_some_and_not_others():
     assert out.status == "max_nfe"
     assert out.t > VPSDE().t_min
     assert len(out.trajectory) == len(out.trajectory_times) == 1  # not all reached the end
-    with pytest.raises(sk.errors.SdekitError if hasattr(sk, "errors") else Exception, match="max_nfe"):
+    with pytest.raises(SdekitError, match="ended with status 'max_nfe'"):
         sk.decode(model, x, solver="dpm_adaptive", max_nfe=between)
 
 
@@ -305,7 +305,7 @@ def test_encode_and_decode_are_inverses():
 
 @pytest.mark.parametrize("sde", [VPSDE(), EDMSDE()], ids=lambda sde: sde.name)
 def test_to_sigma_0_the_last_evaluation_is_the_denoised_one(sde):
-    model, network = recorded(sde)
+    model = gaussian_model(sde, MEAN, STD)
     x = uneven(sde)
     out = sk.sample(model, None, "dpm_adaptive", x_T=x, t_end=0.0, trajectory=True)
     to_t_min = sk.sample(model, None, "dpm_adaptive", x_T=x)
