@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 import torch
-from _helpers import SDE_IDS, SDES, gaussian_model
+from _helpers import SDE_IDS, SDES, Case, end_moments, gaussian_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.polynomial import Polynomial
@@ -25,7 +25,7 @@ from sdekit.solvers.diffusion.weights import check_clock, check_representation, 
 
 # sigma~, by unequal steps from well above the data to well below it.
 RATIOS = (20.0, 11.0, 7.5, 3.0, 1.4, 0.9, 0.3, 0.05)
-CLOCKS = ("lambda", "sigma", "theta", "t", "sigma^0.5", "sigma^2")
+CLOCKS = ("lambda", "sigma", "theta", "theta/0.3", "t", "sigma^0.5", "sigma^2")
 REPRESENTATIONS = ("noise", "data", "velocity")
 
 
@@ -112,11 +112,12 @@ def test_the_data_in_lambda_is_given_by_phi_functions(order, tau, ahead):
         assert found[i].tolist() == pytest.approx(expected, rel=1e-9, abs=1e-10)
 
 
-def test_the_data_without_tau_is_that_with_tau_0():
+@pytest.mark.parametrize("representation", ["data", "velocity"])
+def test_without_tau_is_with_tau_0(representation):
     levels = levels_at(RATIOS)
     zero = torch.zeros(len(levels), dtype=torch.float64)
-    with_tau = integral_weights(levels, "data", "sigma", full(levels, 3), tau=zero)
-    assert torch.equal(integral_weights(levels, "data", "sigma", full(levels, 3)), with_tau)
+    with_tau = integral_weights(levels, representation, "sigma", full(levels, 3), tau=zero)
+    assert torch.equal(integral_weights(levels, representation, "sigma", full(levels, 3)), with_tau)
 
 
 def test_each_step_has_the_tau_it_is_given():
@@ -135,8 +136,9 @@ def kernel(representation: str, tau: float, end: float) -> Callable[[float], flo
     """The integrand's weight as a function of lambda, from the equations of `weights`."""
     if representation == "noise":  # dsigma~
         return lambda lam: -math.exp(-lam)
-    if representation == "velocity":  # dtheta
-        return lambda lam: -1 / (2 * math.cosh(lam))
+    if representation == "velocity":  # dtheta, theta = arctan e^{-lambda}
+        last = math.cos(math.atan(math.exp(-end)))
+        return lambda lam: -(1 + tau**2) / (2 * math.cosh(lam)) * (math.cos(math.atan(math.exp(-lam))) / last) ** tau**2
     return lambda lam: (1 + tau**2) * math.exp(-(1 + tau**2) * (end - lam))
 
 
@@ -144,6 +146,8 @@ def clock_value(clock: str, sde: DiffusionSDE, lam: float) -> float:
     ratio = math.exp(-lam)
     if clock == "t":
         return float(sde.time_of_sigma_ratio(torch.tensor(ratio, dtype=torch.float64)))
+    if clock.startswith("theta/"):
+        return math.atan(ratio / float(clock.removeprefix("theta/")))
     plain = {"lambda": lam, "sigma": ratio, "theta": math.atan(ratio)}
     return plain[clock] if clock in plain else ratio ** float(clock.removeprefix("sigma^"))
 
@@ -168,10 +172,10 @@ def by_quad(
 
 @pytest.mark.parametrize("sde", [VPSDE(), SubVPSDE(), VESDE(), FlowSDE(), CosineVPSDE()], ids=lambda sde: sde.name)
 @pytest.mark.parametrize("representation", REPRESENTATIONS)
-@pytest.mark.parametrize("clock", ["t", "theta", "sigma^0.5", "sigma^2", "lambda"])
+@pytest.mark.parametrize("clock", [c for c in CLOCKS if c != "sigma"])
 def test_quadrature_by_scipy_agrees(clock, representation, sde):
     levels = levels_at(RATIOS, sde)
-    tau = 0.7 if representation == "data" else 0.0
+    tau = 0.0 if representation == "noise" else 0.7
     taus = torch.full((len(levels),), tau, dtype=torch.float64)
     # Predictor and corrector, of odd and even order, at both ends of the grid.
     for order, ahead, step in ((3, 0, 2), (2, 1, len(levels) - 1)):
@@ -252,7 +256,9 @@ def total(levels: Levels, representation: str, tau: float) -> Tensor:
     if representation == "noise":
         return levels.b - levels.a
     if representation == "velocity":
-        return torch.arctan(levels.b) - torch.arctan(levels.a)
+        a, b = torch.arctan(levels.a), torch.arctan(levels.b)
+        # int 2 cos(theta)/cos(theta_b) dtheta for tau = 1.
+        return b - a if tau == 0 else 2 * (torch.sin(b) - torch.sin(a)) / torch.cos(b)
     return 1 - (levels.b / levels.a) ** (1 + tau**2)
 
 
@@ -262,10 +268,10 @@ def total(levels: Levels, representation: str, tau: float) -> Tensor:
 def test_the_weights_of_a_constant_add_up_to_the_kernels_integral(sde, representation, clock):
     for ratios in (RATIOS, RATIOS[::-1], *([(*RATIOS, 0.0)] if reaches_zero(sde) else [])):
         levels = levels_at(ratios, sde)
-        for order, ahead, tau in ((1, 0, 0.0), (3, 0, 1.0), (4, 1, 0.5)):
+        for order, ahead, tau in ((1, 0, 0.0), (3, 0, 1.0), (4, 1, 0.0), (2, 1, 1.0)):
             if ahead and ratios[-1] == 0 and clock == "lambda":
                 continue  # a corrector at infinite lambda; no table uses it
-            tau = tau if representation == "data" else 0.0
+            tau = 0.0 if representation == "noise" else tau
             taus = torch.full((len(levels),), tau, dtype=torch.float64)
             weights = integral_weights(levels, representation, clock, full(levels, order), ahead=ahead, tau=taus)
             expected = total(levels, representation, tau)
@@ -374,8 +380,8 @@ def test_names():
         check_clock("sgma")
     with pytest.raises(UnknownNameError, match="unknown representation 'eps'"):
         check_representation("eps")
-    for bad in ("sigma^", "sigma^0", "sigma^-1", "sigma^x", "sigma^inf", "sigma^nan"):
-        with pytest.raises(ArgumentError, match="power"):
+    for bad in ("sigma^", "sigma^0", "sigma^-1", "sigma^x", "sigma^inf", "sigma^nan", "theta/", "theta/0", "theta/-2"):
+        with pytest.raises(ArgumentError, match=r"number in clock .* must be above 0"):
             check_clock(bad)
     with pytest.raises(UnknownNameError):
         check_clock(3)
@@ -545,7 +551,7 @@ def test_seeds_2_without_noise_is_the_exponential_runge_kutta_step(c):
 
 
 @pytest.mark.parametrize("sde", SDES, ids=SDE_IDS)
-@pytest.mark.parametrize("clock", ["lambda", "t"])
+@pytest.mark.parametrize("clock", ["lambda", "theta/0.3"])
 def test_the_velocity_in_the_angle_is_exact_for_unit_gaussians(sde, clock):
     # v = 0 there: x^ stays as it is, in however few steps.
     start, last = (float(sde.time_of_sigma_ratio(torch.tensor(r, dtype=torch.float64))) for r in (20.0, 0.05))
@@ -557,6 +563,28 @@ def test_the_velocity_in_the_angle_is_exact_for_unit_gaussians(sde, clock):
         return math.hypot(float(sde.alpha(t)), float(sde.sigma(t)))
 
     assert torch.allclose(out, x * deviation(last) / deviation(start), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("tau", [0.5, 1.0])
+def test_with_noise_too_the_velocity_is_exact_for_unit_gaussians(tau):
+    # The noise keeps the variance that the decay loses, in however few steps: read off without Monte Carlo.
+    case = Case("adams", {"representation": "velocity", "tau": tau})
+    sde = VPSDE()
+    times = sde.time_of_sigma_ratio(torch.tensor([20.0, 0.9, 0.05], dtype=torch.float64))
+    mean, variance = end_moments(case, gaussian_model(sde), 2, 0.0, 1.0, grid=times)
+    # VP of unit data has variance 1 at all times.
+    assert mean == pytest.approx(0, abs=1e-12)
+    assert variance == pytest.approx(1, rel=1e-12)
+
+
+def test_an_adams_that_holds_its_last_level_is_that_to_the_level():
+    # x~ at sigma~ = 0.02 is taken for that at 0, where alpha = 1.
+    sde = VPSDE()
+    level = sde.time_of_sigma_ratio(torch.tensor([0.02], dtype=torch.float64))
+    times, zero = ratios_for(sde, False), torch.zeros(1, dtype=torch.float64)
+    held = end("adams", sde, torch.cat([times, zero]), hold=0.02)
+    expected = end("adams", sde, torch.cat([times, level])) / sde.alpha(level)
+    assert torch.allclose(held, expected, rtol=1e-11, atol=1e-11)
 
 
 def test_an_encode_by_adams_is_undone_by_its_decode():

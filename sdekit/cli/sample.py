@@ -29,12 +29,14 @@ def sample(
     sde: Annotated[
         str | None, typer.Option(help="For an exact target: vp, sub_vp, ve, cosine_vp, edm or flow [default: vp].")
     ] = None,
-    solver: Annotated[str, typer.Option(help="A name of `sdekit solvers`.")] = "ddim",
+    solver: Annotated[
+        str, typer.Option(help="A name of `sdekit solvers`, or of another library; table:FILE for a saved table.")
+    ] = "ddim",
     steps: Annotated[int | None, typer.Option(help=f"Steps of a fixed-step solver [default: {_STEPS}].")] = None,
     n: Annotated[int, typer.Option("-n", "--n", help="How many samples.")] = 64,
     seed: Annotated[int, typer.Option(help="Each sample has its own stream, keyed by seed and index.")] = 0,
     grid: Annotated[
-        str | None, typer.Option(help="Where the steps are: uniform, log_snr, karras, quadratic, power.")
+        str | None, typer.Option(help="Where the steps are: uniform, log_snr, karras, align_your_steps, …")
     ] = None,
     label: Annotated[str | None, typer.Option(help="A class, or 'each' for all classes in turn.")] = None,
     option: Annotated[
@@ -61,17 +63,22 @@ def sample(
 
     import sdekit as sk
 
-    chosen = sk.solvers.get(solver, **options(option or []))
-    if steps is None and not chosen.adaptive:
+    found = sk.solvers.recipe(solver)
+    chosen = sk.solvers.get(found.solver, **{**found.options, **options(option or [])})
+    if steps is None and not chosen.adaptive and chosen.own_grid is None:
         steps = _STEPS
+    # A name from elsewhere may stand for a grid and an end too; what the command says goes before it.
+    place = grid if grid is not None else found.grid
+    t_end = t_end if t_end is not None or grid is not None else found.t_end
+    ending = denoise or found.denoise
     solution = sk.sample(
         named.model,
         n,
         solver=chosen,
         steps=steps,
-        grid=grid,
+        grid=place,
         t_end=t_end,
-        denoise=denoise,
+        denoise=ending,
         condition=None if classes is None else {"y": classes},
         seed=seed,
         chunk=chunk,
@@ -81,9 +88,9 @@ def sample(
         "command": "sample",
         "model": model,
         "sde": named.model.sde.to_dict(),
-        **_solver_settings(chosen, steps, grid),
+        **_solver_settings(chosen, steps, place if place is None or isinstance(place, str) else repr(place)),
         "t_end": named.model.sde.t_min if t_end is None else t_end,
-        "denoise": denoise,
+        "denoise": ending,
         "seed": seed,
         "n": n,
         "label": label,

@@ -13,7 +13,7 @@ from sdekit.errors import ArgumentError, UnknownNameError, UnsupportedError
 from sdekit.grids import Custom, Grid, make_grid
 from sdekit.models import ScoreModel
 from sdekit.sdes import VPSDE
-from sdekit.solvers import AdaptiveSolver, Solver, names, resolve
+from sdekit.solvers import AdaptiveSolver, Solver, names, recipe
 from sdekit.solvers.catalogue import get
 
 __all__ = ["DEFAULT_SOLVERS", "LOOPS", "Contender", "Loop", "SolverLike", "contenders", "known_names", "step_pred"]
@@ -27,8 +27,9 @@ DEFAULT_SOLVERS = (
     "ddim",
     "heun",
     "scipy:RK45",
+    "recommended",
 )
-"""Five stochastic and three deterministic solvers, from the field's usual choices."""
+"""Five stochastic and three deterministic solvers, from the field's usual choices, and our own."""
 
 
 @final
@@ -171,15 +172,24 @@ def _contender(entry: Any) -> Contender:
 
 def _by_name(name: str, label: str | None, options: dict[str, Any], sampling: dict[str, Any]) -> Contender:
     try:
-        entry = resolve(name)
+        found = recipe(name)
     except UnknownNameError:
         listing = f"`sdekit solvers` lists them; a comparison also knows {', '.join(LOOPS)}."
         raise UnknownNameError("solver", name, known_names(), listing) from None
-    solver = get(entry.name, **options)
+    if isinstance(found.grid, Custom):
+        raise ArgumentError(f"{name!r} names a grid of its own; a comparison chooses the number of steps.")
+    if found.grid is not None:
+        sampling = {"grid": found.grid, **sampling}
+    if found.denoise is not False:
+        sampling = {"denoise": found.denoise, **sampling}
+    options = {**found.options, **options}
+    solver = get(found.solver, **options)
     own_tolerance = {"rtol", "atol"} & options.keys()
+    # A name of the catalogue's is labelled by it, whatever its case; one from elsewhere keeps its own.
+    ours = found == type(found)(found.solver)
     return Contender(
-        label or entry.name,
-        lambda **tolerances: get(entry.name, **options, **tolerances),
+        label or (found.solver if ours else name),
+        lambda **tolerances: get(found.solver, **options, **tolerances),
         takes_tolerance=isinstance(solver, AdaptiveSolver) and not own_tolerance,
         sampling=sampling,
     )

@@ -8,6 +8,7 @@ from sdekit.solvers.correctors import AnnealedLangevin, Corrector, Langevin
 from sdekit.solvers.diffusion.ancestral import Ancestral
 from sdekit.solvers.diffusion.base import TableSolver
 from sdekit.solvers.diffusion.ddim import DDIM
+from sdekit.solvers.diffusion.recommended import Recommended
 from sdekit.solvers.diffusion.reverse_diffusion import ReverseDiffusion
 from sdekit.solvers.diffusion.tabulated import Tabulated, tabulate
 from sdekit.solvers.ecosystem import Recipe, from_diffusers, recipe
@@ -40,6 +41,7 @@ __all__ = [
     "PredictorCorrector",
     "Problem",
     "Recipe",
+    "Recommended",
     "ReverseDiffusion",
     "ScipyODE",
     "Solution",

@@ -35,6 +35,7 @@ from sdekit.solvers.diffusion.dpm_solver_single import DPMSolver2, DPMSolver3, D
 from sdekit.solvers.diffusion.edm import EDM
 from sdekit.solvers.diffusion.er_sde import ERSDE
 from sdekit.solvers.diffusion.pndm import PNDM
+from sdekit.solvers.diffusion.recommended import Recommended
 from sdekit.solvers.diffusion.restart import Restart
 from sdekit.solvers.diffusion.reverse_diffusion import ReverseDiffusion
 from sdekit.solvers.diffusion.rho_rk import RhoRK
@@ -130,6 +131,8 @@ _ENTRIES = (
     Entry("ipndm", IPNDM, "Adams-Bashforth with the weights of equal steps"),
     Entry("pndm", PNDM, "pseudo Runge-Kutta, then pseudo Adams-Bashforth", ("fpndm",)),
     Entry("rosenbrock", RosenbrockExponential, "exponential, exact for N(0, I); DPM-Solver-v3 without training"),
+    Entry("recommended", Recommended, "adams with the best settings for the number of steps", (), {"noise": False}),
+    Entry("recommended_sde", Recommended, "the same on the reverse SDE, with noise", (), {"noise": True}),
     Entry("adams", Adams, "our predictor-corrector family: any representation, clock, orders and noise"),
     Entry("euler_ancestral", EulerAncestral, "down by Euler, up by fresh noise", ("euler_a", "k_euler_a")),
     Entry("dpm_2_ancestral", DPM2Ancestral, "down by DPM-Solver-2, up by fresh noise", ("dpm_2_a", "dpm2_a")),

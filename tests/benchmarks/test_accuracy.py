@@ -95,7 +95,7 @@ def test_ten_evaluations_against_exact_samples(name: str, benchmark, capsys: pyt
     with capsys.disabled():
         if benchmark.enabled:
             print(
-                f"\n{name}: NFE 10, n = {n}, {seeds} seeds, in standard errors of exact sets ({references} references each)"
+                f"\n{name}: NFE 10, n = {n}, {seeds} seeds, {references} references each; standard errors of exact sets"
             )
             for metric_name, z in found.items():
                 print(f"  {metric_name:20}", " ".join(f"{v:+.1f}" for v in z))

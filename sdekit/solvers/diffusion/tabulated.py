@@ -61,6 +61,10 @@ class Tabulated(TableSolver):
     def own_grid(self) -> Grid:
         return Custom(self.times)
 
+    def options(self) -> dict[str, Any]:
+        """Whose table it is and how many steps it makes; the coefficients are not options."""
+        return {"title": self.title, "steps": len(self.times) - 1}
+
     def table(self, sde: DiffusionSDE, times: Tensor) -> Table:
         if self.sde is not None and sde.to_dict() != self.sde:
             raise ArgumentError(f"this table was made for {self.sde}, not for {sde!r}; make one with `tabulate`.")
