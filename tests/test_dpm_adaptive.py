@@ -135,7 +135,7 @@ def test_a_sample_alone_and_in_a_batch_is_the_same_to_the_bit(pair, end, dtype):
     how = {"pair": pair, "rtol": 1e-3, "atol": 1e-3, "t_end": end}
     together = sk.sample(model, None, "dpm_adaptive", x_T=x, **how)
     assert len(set(together.nfe.tolist())) > 1  # they do take different steps
-    for i in range(len(x)):
+    for i in (0, 2, 5):
         alone = sk.sample(model, None, "dpm_adaptive", x_T=x[i : i + 1], **how)
         assert torch.equal(alone.x[0], together.x[i])
         assert alone.nfe.tolist() == together.nfe[i : i + 1].tolist()
@@ -282,10 +282,11 @@ def test_a_place_on_the_way_changes_no_more_than_the_tolerance():
     model, x = gaussian_model(VPSDE(), MEAN, STD), starts()
     flow = sk.ProbabilityFlow(model)
     how = {"t0": 1.0, "t1": 1e-3, "solver": "dpm_adaptive", "rtol": 1e-5, "atol": 1e-5}
-    free, kept = sk.solve(flow, x, **how), sk.solve(flow, x, save_at=[0.999, 0.5, 0.4999], **how)
+    free, kept = sk.solve(flow, x, **how), sk.solve(flow, x, save_at=[0.5, 0.5 - 1e-7, 0.1], **how)
     assert torch.allclose(kept.x, free.x, atol=1e-4)
-    # A step cut short does not make the next ones short: three places cost a step each or two.
-    assert (kept.nfe - free.nfe <= 3 * 3 * 2).all()
+    # A step cut short (here to 1e-7) says nothing against the length planned: a place costs a step more, or two with
+    # one rejected. Growing again from 1e-7 by five each time would take eight.
+    assert (kept.nfe - free.nfe <= 3 * 5).all()
 
 
 def test_a_trajectory_holds_both_ends():

@@ -70,7 +70,7 @@ def test_it_is_ahead_of_every_name_of_the_catalogue_on_its_own_grid(nfe):
     mine = flow_error(model, x, image, **recommended(nfe))
     for name in sk.solvers.names():
         solver = get(name)
-        if solver.stochastic or solver.adaptive or name == "adams" or not solver.evaluations_per_step:
+        if solver.stochastic or solver.adaptive or name in ("adams", "recommended") or not solver.evaluations_per_step:
             continue
         steps = nfe // solver.evaluations_per_step
         for grid in (solver.default_grid, "log_snr", "karras"):

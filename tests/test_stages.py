@@ -141,12 +141,12 @@ def test_a_step_to_sigma_0_is_one_evaluation_and_its_denoised_value(representati
     levels = levels_at(sde, *RATIOS, 0.0)
     step = Stages(levels, representation)
     m0 = step.evaluate(step.x, levels.a)
-    m1 = step.evaluate(step.x + m0, torch.sqrt(levels.a * levels.b))
+    m1 = step.evaluate(step.x + m0 + step.draw(), torch.sqrt(levels.a * levels.b))
     table = step.table(step.x + m0 + m1 + step.draw())
     assert (len(table), table.evaluations) == (11, 11)
     assert table.ends_step.tolist() == [False, True] * 5 + [True]
-    assert not bool(table.draw[-1])
-    assert table.state.z[-1].tolist() == [0]
+    assert table.draw.tolist() == [True] * 10 + [False]
+    assert table.state.z[-1].tolist() == [0, 0]
     assert float(table.t[-1]) == float(levels.times[-2])
     # alpha_b D, with D = x~ - a eps in noise prediction.
     a, alpha_a = RATIOS[-1], float(levels.alpha[-2])

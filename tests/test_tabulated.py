@@ -388,6 +388,17 @@ def test_mistakes_at_the_command_line(arguments, message):
     assert err.count("\n") == 1
 
 
+def test_samples_by_a_table_as_a_process(tmp_path):
+    path = table("unipc", 6).save(tmp_path / "mine.json")
+    arguments = ["sample", "--model", "ring", "--solver", f"table:{path}", "-n", 4, "--seed", 2]
+    said = json.loads(process(*arguments, "--out", tmp_path / "a.npz", "--json")[0])
+    assert said["results"]["nfe"] == 6
+    with np.load(tmp_path / "a.npz") as file:
+        assert np.array_equal(file["samples"], sk.sample(ring(), 4, "unipc", 6, seed=2).x.numpy())
+    _, words = process(*arguments, "--grid", "karras", "--steps", 6, "--out", tmp_path / "b.npz", code=2)
+    assert "this table was made for a grid of 6 steps" in words
+
+
 def test_a_table_by_name_at_the_command_line_needs_a_file():
     err = sdekit("sample", "--model", "ring", "--solver", "table:nothing.json", code=2)
     assert "there is no file 'nothing.json'" in err
