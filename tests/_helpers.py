@@ -118,6 +118,8 @@ VARIANTS = (
     Case("pc", {"corrector": "none"}),
     Case("pc", {"predictor": "none", "corrector": "ald"}),
     Case("pc", {"predictor": "heun", "corrector": "ald", "snr": 0.05}),
+    Case("pc", {"predictor": "dpmpp_2m", "corrector": "ald", "snr": 0.05}),
+    Case("pc", {"predictor": "seeds_2", "corrector": "ald", "snr": 0.05}),
 )
 CASES = (*(Case(name) for name in sk.solvers.names()), *VARIANTS)
 FIXED = tuple(case for case in CASES if isinstance(case.solver, FixedStepSolver))

@@ -398,3 +398,16 @@ def test_options_that_make_no_sense(options, message):
 def test_it_takes_no_grid(how):
     with pytest.raises(ArgumentError, match="chooses its own steps"):
         sk.sample(gaussian_model(VPSDE()), (2, 1), "dpm_adaptive", seed=0, **how)
+
+
+def test_a_denoise_at_the_end_that_is_not_finite_is_an_error():
+    sde = sk.EDMSDE()
+    model = sk.ScoreModel(
+        lambda x, t: torch.where((t <= 1.01 * sde.t_min)[:, None] & (x.cumsum(0) != x), math.nan, 0.5 * x),
+        sde,
+        shape=(2,),
+    )
+    with pytest.raises(NonFiniteError, match="dpm_adaptive") as caught:
+        sk.sample(model, 3, "dpm_adaptive", seed=0, t_end=0.0)
+    assert caught.value.time == pytest.approx(sde.t_min)
+    assert caught.value.samples == [1, 2]

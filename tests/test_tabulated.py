@@ -402,3 +402,29 @@ def test_samples_by_a_table_as_a_process(tmp_path):
 def test_a_table_by_name_at_the_command_line_needs_a_file():
     err = sdekit("sample", "--model", "ring", "--solver", "table:nothing.json", code=2)
     assert "there is no file 'nothing.json'" in err
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        (lambda d: d["table"]["t"].pop(), "row for each"),
+        (lambda d: d["table"]["draw"].pop(), "row for each"),
+        (lambda d: d["table"]["state"]["active"].pop(), "row for each"),
+        (lambda d: d["table"]["state"].update(m=d["table"]["state"]["m"] * 2), "rows"),
+        (lambda d: d["table"]["state"]["x"].__setitem__(0, math.nan), "not finite"),
+        (lambda d: d["table"]["state"].update(z=[[1.0]] * len(d["times"][1:])), "draw that no row has made"),
+        (lambda d: d["times"].__setitem__(1, 2.0), "not strictly monotone"),
+    ],
+)
+def test_a_table_that_does_not_hang_together_is_refused(edit, says):
+    values = table().to_dict()
+    edit(values)
+    with pytest.raises(ArgumentError, match=says):
+        Tabulated.from_dict(values)
+
+
+def test_a_time_outside_the_sdes_own_is_refused():
+    values = table().to_dict()
+    values["table"]["t"][1] = 7.0
+    with pytest.raises(ArgumentError, match="evaluates = 7"):
+        sk.sample(ring(), 2, Tabulated.from_dict(values), seed=0)

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import sdekit as sk
 from sdekit.cli.main import app
-from sdekit.errors import UnknownNameError
+from sdekit.errors import ArgumentError, UnknownNameError
 from sdekit.experiments.verification import Finding, Verification, run, verify
 from sdekit.experiments.verification.finiteness import unfinished
 from sdekit.experiments.verification.orders import Order, flow_order, gaussian_moments, span, weak_order
@@ -506,3 +506,30 @@ def test_an_unknown_name_at_the_command_line():
     assert done.exit_code == 2
     assert "sdekit: unknown solver 'dimm'; did you mean 'ddim'?" in done.stderr
     assert done.stdout == ""
+
+
+@dataclass(frozen=True, repr=False)
+class Breaking(TableSolver):
+    """DDIM that cannot be made for many steps."""
+
+    name, reference, order, evaluations_per_step, stochastic = "breaking", "nobody 2026", 1.0, 1, False
+
+    def table(self, sde, times):
+        if len(times) > 40:
+            raise IndexError("too many")
+        return sk.solvers.DDIM().table(sde, times)
+
+
+def test_a_solver_that_breaks_is_a_finding_and_the_others_are_measured(monkeypatch):
+    monkeypatch.setattr(catalogue, "_CATALOGUE", dict(catalogue._CATALOGUE))
+    sk.solvers.register("breaking", Breaking)
+    result = verify(["breaking", "euler"])
+    assert not result.passed
+    assert {f.solver for f in result.failures} == {"breaking"}
+    assert any("IndexError: too many" in f.measured for f in result.failures)
+    assert any(f.solver == "euler" and f.check == "order" and f.passed for f in result.findings)
+
+
+def test_nothing_to_verify_is_said():
+    with pytest.raises(ArgumentError, match="empty"):
+        verify([])

@@ -597,3 +597,13 @@ def test_an_encode_by_adams_is_undone_by_its_decode():
         errors.append(float((sk.decode(model, sk.encode(model, x, **how), **how) - x).abs().max()))
     assert errors[1] < 1e-2
     assert np.log2(errors[0] / errors[1]) > 1.6
+
+
+@pytest.mark.parametrize("name", ["lms", "deis", "dpmpp_2m", "unipc", "adams", "dpm_solver_2", "rosenbrock"])
+def test_a_solve_from_sigma_0_is_refused_where_its_first_step_has_no_length(name):
+    model = sk.targets.ring().score_model(sk.EDMSDE())
+    calls = []
+    watched = sk.ScoreModel(lambda x, t: calls.append(1) or model.noise(x, t), model.sde)
+    with pytest.raises(ArgumentError, match=r"sigma = 0.*start at t_min"):
+        sk.solve(sk.ProbabilityFlow(watched), torch.ones(2, 2), solver=name, grid=[0.0, 1.0, 4.0])
+    assert not calls

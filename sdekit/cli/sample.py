@@ -136,7 +136,7 @@ def _check_picture(model: NamedModel) -> None:
 def _solver_settings(solver: Solver, steps: int | None, grid: str | None) -> dict[str, Any]:
     plain = (str, int, float, bool, type(None))
     shown = {name: value if isinstance(value, plain) else repr(value) for name, value in solver.options().items()}
-    own = None if solver.adaptive else grid or solver.default_grid
+    own = None if solver.adaptive else grid or ("its own" if solver.own_grid is not None else solver.default_grid)
     return {"solver": solver.name, "options": shown, "steps": steps, "grid": own}
 
 

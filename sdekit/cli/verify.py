@@ -27,7 +27,7 @@ def verify(
     from sdekit.experiments.verification import verify as run
 
     use_threads(threads)
-    result = run(names, progress=on_terminal())
+    result = run(names or None, progress=on_terminal())
     if out is not None:
         note(f"wrote {result.save(out)}")
     if as_json:

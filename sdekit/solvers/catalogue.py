@@ -114,7 +114,7 @@ _ENTRIES = (
     Entry("euler_maruyama", EulerMaruyama, "Euler-Maruyama on any SDE", ("em",)),
     Entry("ancestral", Ancestral, "DDPM's posterior, step by step", ("ddpm", "ancestral_sampling")),
     Entry("reverse_diffusion", ReverseDiffusion, "the forward discretisation turned round"),
-    Entry("ddim", DDIM, "exponential Euler; eta from deterministic to ancestral"),
+    Entry("ddim", DDIM, "exponential Euler; eta from deterministic to ancestral", ("dpm_solver_1", "dpmpp_1")),
     Entry("dpm_solver_2", DPMSolver2, "DPM-Solver, two stages in noise prediction", ("dpm_2", "dpm2")),
     Entry("dpm_solver_3", DPMSolver3, "DPM-Solver, three stages in noise prediction"),
     Entry("dpm_solver_2m", DPMSolver2M, "DPM-Solver multistep, two values of the noise"),

@@ -14,7 +14,7 @@ noise alone (churn, a restart): then m_{-j} counts from the last evaluation made
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, final
 
 import torch
@@ -66,6 +66,8 @@ class Updates:
         rows = len(values["x"])
 
         def column(name: str) -> Tensor:
+            if len(values[name]) != rows:
+                raise ArgumentError(f"column {name!r} of a table has {len(values[name])} rows, but 'x' has {rows}.")
             return torch.tensor(values[name], dtype=torch.float64, device="cpu").reshape(rows, -1)
 
         return Updates(
@@ -109,6 +111,13 @@ class Table:
         if not len(self.evaluates):
             object.__setattr__(self, "evaluates", torch.ones_like(self.ends_step))
         check_prediction(self.representation)
+        rows = len(self.t)
+        columns = {"draw": self.draw, "ends_step": self.ends_step, "evaluates": self.evaluates}
+        for name, updates in (("state", self.state), ("point", self.point)):
+            columns |= {f"{name}.{f.name}": getattr(updates, f.name) for f in fields(updates)}
+        short = [f"{name} {len(column)}" for name, column in columns.items() if len(column) != rows]
+        if rows == 0 or short:
+            raise ArgumentError(f"every column of a table has a row for each of its {rows} times; {', '.join(short)}.")
         if not bool(self.ends_step[-1]):
             raise ArgumentError("the last row of a table must end a step.")
 

@@ -100,3 +100,42 @@ def test_ten_evaluations_against_exact_samples(name: str, benchmark, capsys: pyt
             for metric_name, z in found.items():
                 print(f"  {metric_name:20}", " ".join(f"{v:+.1f}" for v in z))
     assert all(math.isfinite(v) for z in found.values() for v in z)
+
+
+def test_distance_on_the_digits_network(benchmark, capsys: pytest.CaptureFixture[str]) -> None:
+    # To a 500-evaluation solve from the same start: the median RMS distance per pixel.
+    model = sk.models.load("digits")
+    n = 64 if benchmark.enabled else 2
+    budgets = BUDGETS if benchmark.enabled else (5,)
+    rivals = (("ddim", None), ("ddim", "quadratic"), ("dpmpp_2m", "log_snr"), ("unipc", "log_snr"), ("heun", "log_snr"))
+    rows: dict[str, list[float]] = {}
+
+    def once() -> None:
+        x = torch.randn(n, *model.shape, generator=torch.Generator().manual_seed(9)) * model.sde.prior_std(
+            None, model.data_std
+        )
+        labels = {"y": torch.arange(n) % 10}
+        fine = {"solver": "dpmpp_2m", "steps": 500 if benchmark.enabled else 20, "grid": "log_snr"}
+
+        def end(**how) -> Tensor:
+            return sk.sample(model, x_T=x, condition=labels, **how).x
+
+        def distance(a: Tensor, b: Tensor) -> float:
+            return float((a - b).square().flatten(1).mean(1).sqrt().median())
+
+        # Each against a fine solve to the end that it goes to itself: sigma = 0, or t_min.
+        at_zero, at_t_min = end(**fine, t_end=0.0), end(**fine)
+        rows["recommended"] = [distance(end(**recommended(k)), at_zero) for k in budgets]
+        for name, grid in rivals:
+            each = sk.solvers.get(name).evaluations_per_step
+            rows[f"{name}, {grid or 'its own grid'}"] = [
+                distance(end(solver=name, steps=k // each, grid=grid), at_t_min) for k in budgets
+            ]
+
+    benchmark.pedantic(once, rounds=1, iterations=1)
+    with capsys.disabled():
+        if benchmark.enabled:
+            print(f"\ndigits network: distance to 500 evaluations at NFE {budgets}")
+            for name, errors in rows.items():
+                print(f"  {name:24}", " ".join(f"{e:.2e}" for e in errors))
+    assert all(math.isfinite(e) for errors in rows.values() for e in errors)

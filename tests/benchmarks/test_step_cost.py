@@ -1,8 +1,9 @@
-"""A solver's own cost per step, the network free, beside a hand-written in-place Euler-Maruyama step in the same run.
+"""A solver's own cost, the network free, beside a hand-written in-place Euler-Maruyama step in the same run.
 
-    pytest tests/benchmarks --benchmark-enable -s
+    pytest tests/benchmarks/test_step_cost.py --benchmark-enable -s
 
-prints the median of ratios for each solver and size. Nothing here is asserted on time: these are measurements.
+prints the median of ratios for each solver and size: per step for the solvers of one evaluation a step, and for every
+table sampler per evaluation. Nothing here is asserted on time: these are measurements.
 """
 
 from __future__ import annotations
@@ -70,6 +71,40 @@ def test_cost_per_step(size: str, benchmark, capsys: pytest.CaptureFixture[str])
     with capsys.disabled():
         if benchmark.enabled:
             print(f"\n{size} {shape}, {steps} steps: cost per step as a ratio to the hand-written step")
+            for name, value in medians.items():
+                print(f"  {name:28} {value:.2f}")
+    assert all(r > 0 for r in medians.values())
+
+
+SAMPLERS = [name for name in sk.solvers.names() if sk.solvers.get(name).kind == "table"]
+
+
+@pytest.mark.parametrize("size", ["small", "image", "large"])
+def test_cost_of_every_table_sampler(size: str, benchmark, capsys: pytest.CaptureFixture[str]) -> None:
+    shape, steps = SIZES[size], STEPS[size]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        output, start = torch.randn(shape), torch.randn(shape)
+        model = sk.ScoreModel(lambda x, t: output, sk.VPSDE(), prediction="noise")
+        ratios: dict[str, list[float]] = {name: [] for name in SAMPLERS}
+
+        def once() -> None:
+            for name in SAMPLERS:
+                noise = {"seed": 0} if sk.solvers.get(name).stochastic else {}
+                base = seconds(hand_written, shape, steps)
+                begin = time.perf_counter()
+                nfe = sk.sample(model, solver=name, steps=steps, x_T=start, **noise).nfe
+                ratios[name].append((time.perf_counter() - begin) / base * steps / nfe)
+
+        benchmark.pedantic(once, rounds=7 if benchmark.enabled else 1, iterations=1)
+    finally:
+        torch.set_num_threads(threads)
+    medians = {name: statistics.median(r) for name, r in ratios.items()}
+    benchmark.extra_info.update({"size": str(shape), "ratio to a hand-written step, per evaluation": medians})
+    with capsys.disabled():
+        if benchmark.enabled:
+            print(f"\n{size} {shape}, {steps} steps: cost per evaluation as a ratio to the hand-written step")
             for name, value in medians.items():
                 print(f"  {name:28} {value:.2f}")
     assert all(r > 0 for r in medians.values())

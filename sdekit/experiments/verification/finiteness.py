@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from sdekit import grids
-from sdekit.errors import SdekitError
 from sdekit.sampling import sample
 from sdekit.sdes import DIFFUSION_SDES, DiffusionSDE
 from sdekit.solvers import Solver
@@ -57,7 +56,7 @@ def _fault(solver: Solver, sde: DiffusionSDE, how: dict[str, Any], end: float | 
     model = Gaussian(torch.full((16,), 0.2), torch.full((16,), 0.25)).score_model(sde)
     try:
         out = sample(model, 2, solver, seed=0, t_end=end, dtype=torch.float64, **how)
-    except SdekitError as error:
-        return str(error)
+    except Exception as error:  # whatever it is, the solver did not finish
+        return f"{type(error).__name__}: {error}"
     reached = out.t == (sde.t_min if end is None else end)
     return "" if reached and bool(torch.isfinite(out.x).all()) else "the end was not reached, or is not finite"

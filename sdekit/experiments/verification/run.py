@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
+from sdekit.errors import ArgumentError
 from sdekit.experiments.verification.finiteness import unfinished
 from sdekit.experiments.verification.orders import (
     Order,
@@ -148,6 +149,8 @@ def verify(
         UnknownNameError: for a name that no solver has, before any work.
     """
     chosen = [e.name for e in entries()] if names is None else [resolve(name).name for name in names]
+    if not chosen:
+        raise ArgumentError("names is empty: there is nothing to verify; leave it out for all of the catalogue.")
     findings: list[Finding] = []
     started = time.perf_counter()
     with progress_bar(progress, total=len(chosen), name="verify", unit="solver") as bar, warnings.catch_warnings():
@@ -167,11 +170,25 @@ def _findings(name: str) -> Iterator[Finding]:
     solver = entry.make(**entry.fixed)
     slow = name.startswith("torchsde:")
     if solver.adaptive:
-        yield from _tolerance(name, functools.partial(entry.make, **entry.fixed))
+        measured = _tolerance(name, functools.partial(entry.make, **entry.fixed))
     elif not solver.stochastic:
-        yield from _flow(name, solver)
+        measured = _flow(name, solver)
     else:
-        yield from _law(name, solver, slow)
+        measured = _law(name, solver, slow)
+    yield from _guarded(name, "orders and limit", measured)
+    yield from _guarded(name, "published formula", _published(name))
+    yield from _guarded(name, "finite", _finite(name, solver, slow))
+
+
+def _guarded(name: str, check_: str, found: Iterator[Finding]) -> Iterator[Finding]:
+    """The findings; a solver that breaks while it is measured is one that fails, and the others are still measured."""
+    try:
+        yield from found
+    except Exception as error:
+        yield Finding(name, check_, "as it is run", "no error", f"{type(error).__name__}: {error}", False)
+
+
+def _published(name: str) -> Iterator[Finding]:
     for reference in REFERENCES:
         if reference.name == name:
             error = check(reference)
@@ -179,6 +196,9 @@ def _findings(name: str) -> Iterator[Finding]:
             yield Finding(
                 name, "published formula", said, reference.source, f"{error:.0e}", error <= reference.tolerance
             )
+
+
+def _finite(name: str, solver: Solver, slow: bool) -> Iterator[Finding]:
     made, bad = unfinished(solver, few=slow)
     measured = f"{made} of {made} solves" if not bad else f"{len(bad)} of {made} failed; first: {bad[0]}"
     yield Finding(name, "finite", "N = 1 … 50, SDEs, grids", "finite", measured, not bad)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from sdekit._tensors import check_positive, check_positive_integer, expand_right
-from sdekit.errors import ArgumentError
+from sdekit.errors import ArgumentError, NonFiniteError
 from sdekit.models.score import ScoreModel
 from sdekit.solvers.adaptive_loop import Attempt, Controller, PairStepper, run_adaptive
 from sdekit.solvers.base import AdaptiveSolver, Observers, Problem
-from sdekit.solvers.solution import Solution, Status
+from sdekit.solvers.solution import Solution, Status, first_bad_samples
 
 __all__ = ["DPMAdaptive"]
 
@@ -105,6 +105,9 @@ class DPMAdaptive(AdaptiveSolver):
                 rows = rows[within.to(rows.device)]
                 if len(rows):
                     denoised = model.rows(rows, problem.x.shape[0]).denoised(x[rows], stops[-1])
+                    bad = first_bad_samples(denoised)
+                    if bad:
+                        raise NonFiniteError(self.name, len(times), float(stops[-1]), rows.cpu()[bad].tolist())
                     x[rows] = float(sde.alpha(times[-1])) * denoised
                     run.nfe[rows.cpu()] += 1
                 if len(kept) == len(times) and len(rows) == len(x):
@@ -112,7 +115,7 @@ class DPMAdaptive(AdaptiveSolver):
                 elif len(kept) == len(times):
                     kept.pop()
         worst: Status = next((s for s in run.status if s != "success"), "success")
-        reached = sde.time_of_log_snr(2 * run.at)
+        reached = torch.where(run.at == places[0], times[0], sde.time_of_log_snr(2 * run.at))
         end = float(times[-1]) if worst == "success" else float(reached[(reached - times[-1]).abs().argmax()])
         return Solution(
             x=x,

@@ -14,6 +14,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from sdekit.errors import ArgumentError
 from sdekit.sdes import DiffusionSDE
 
 __all__ = ["Levels"]
@@ -56,10 +57,13 @@ class Levels:
         """sigma~ where each step ends, (N,)."""
         return self.ratio[1:]
 
-    @property
-    def falls(self) -> bool:
-        """Whether the grid runs from noise to data."""
-        return bool(self.times[0] > self.times[-1])
+    def require_noise(self) -> None:
+        """Raise ArgumentError if the solve starts at sigma = 0, where lambda is infinite and a step has no length."""
+        if not bool(torch.isfinite(self.lam[0])):
+            raise ArgumentError(
+                f"the solve starts at t = {float(self.times[0]):g}, where sigma = 0 and the log-SNR is infinite; start "
+                f"at t_min = {self.sde.t_min:g}, or take a solver that steps in sigma or t: 'ddim', 'heun', 'rk4'."
+            )
 
     @cached_property
     def norm(self) -> Tensor:

@@ -71,6 +71,7 @@ class Stages:
         lifted: Tensor | None = None,
         s_noise: float = 1.0,
     ) -> None:
+        levels.require_noise()
         self._levels, self._representation = levels, representation
         self._lifted, self._s_noise = lifted, s_noise
         one = torch.ones(len(levels), dtype=torch.float64, device="cpu")

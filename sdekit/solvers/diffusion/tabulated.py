@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
+import torch
 from torch import Tensor
 
 from sdekit.errors import ArgumentError
-from sdekit.grids import Custom, Grid, make_grid
+from sdekit.grids import Custom, Grid, check_monotone, make_grid
 from sdekit.sdes import DiffusionSDE, from_dict
 from sdekit.solvers.diffusion.base import TableSolver
 from sdekit.solvers.fixed_step import FixedStepSolver
@@ -52,6 +53,19 @@ class Tabulated(TableSolver):
         ended = int(self.coefficients.ends_step.sum())
         if ended != len(self.times) - 1:
             raise ArgumentError(f"the table ends {ended} steps, but its grid has {len(self.times) - 1}.")
+        table = self.coefficients
+        numbers = [table.t, *(getattr(u, name) for u in (table.state, table.point) for name in ("x", "m", "z"))]
+        if not all(bool(torch.isfinite(column).all()) for column in numbers):
+            raise ArgumentError("the table holds a coefficient or a time that is not finite.")
+        drawn = torch.cumsum(table.draw, 0)
+        for updates in (table.state, table.point):
+            looked_back = (updates.z != 0) & (torch.arange(updates.z.shape[1], device="cpu") >= drawn[:, None])
+            if bool(looked_back.any()):
+                raise ArgumentError(
+                    f"row {int(looked_back.any(1).nonzero()[0, 0])} of the table uses a draw that no row has made; set "
+                    "'draw' where noise is drawn."
+                )
+        check_monotone(torch.tensor(self.times, dtype=torch.float64, device="cpu"), "the table's grid")
 
     @property
     def stochastic(self) -> bool:
@@ -73,6 +87,8 @@ class Tabulated(TableSolver):
                 f"this table was made for a grid of {len(self.times) - 1} steps from t = {self.times[0]:g} to "
                 f"{self.times[-1]:g}; leave steps, grid, t_start and t_end out."
             )
+        for t in self.coefficients.t.tolist():
+            sde.check_time("a time at which the table evaluates", t)
         return self.coefficients
 
     def to_dict(self) -> dict[str, Any]:
@@ -100,6 +116,8 @@ class Tabulated(TableSolver):
         try:
             table = Table.from_dict(values["table"])
             return Tabulated(table, tuple(float(t) for t in values["times"]), sde, str(values.get("title", "")))
+        except ArgumentError:
+            raise
         except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
             raise ArgumentError(f"the table cannot be read: {type(error).__name__}: {error}.") from None
 
