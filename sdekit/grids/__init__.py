@@ -19,7 +19,7 @@ from sdekit.grids.base import Grid, check_monotone
 from sdekit.grids.by_noise_level import AlignYourSteps, ArcLength, Exponential, Karras, LogSNR
 from sdekit.grids.by_time import Beta, Cosine, Power, Quadratic, Uniform
 from sdekit.grids.custom import Custom, Places
-from sdekit.grids.fitted import Fitted, FittedNoisy
+from sdekit.grids.fitted import Fitted, VPPower
 
 __all__ = [
     "ALIASES",
@@ -30,13 +30,13 @@ __all__ = [
     "Custom",
     "Exponential",
     "Fitted",
-    "FittedNoisy",
     "Grid",
     "Karras",
     "LogSNR",
     "Power",
     "Quadratic",
     "Uniform",
+    "VPPower",
     "check_monotone",
     "from_dict",
     "make_grid",
@@ -47,7 +47,7 @@ _NAMED: dict[str, type[Grid]] = {
     g.name: g
     for g in (
         *(Uniform, Power, Quadratic, Beta, Cosine),
-        *(LogSNR, Exponential, Karras, AlignYourSteps, ArcLength, Fitted, FittedNoisy),
+        *(LogSNR, Exponential, Karras, AlignYourSteps, ArcLength, Fitted, VPPower),
     )
 }
 

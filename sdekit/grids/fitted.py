@@ -14,7 +14,7 @@ from torch import Tensor
 from sdekit.grids.base import Grid, diffusion_of
 from sdekit.sdes import AbstractSDE, DiffusionSDE
 
-__all__ = ["Fitted", "FittedNoisy"]
+__all__ = ["Fitted", "VPPower"]
 
 _CELLS = 4096
 
@@ -43,7 +43,7 @@ class Fitted(Grid):
 
 @final
 @dataclass(frozen=True)
-class FittedNoisy(Grid):
+class VPPower(Grid):
     r"""Power places in the time of the linear VP schedule, warped, for our stochastic Adams sampler:
 
         s_i = svp((A + (E - A) u_i)^p),   u_i = i/N + w1 sin(pi i/N) + w2 sin(2 pi i/N)
@@ -56,7 +56,7 @@ class FittedNoisy(Grid):
     Ours; no paper.
     """
 
-    name: ClassVar[str] = "fitted_noisy"
+    name: ClassVar[str] = "vp_power"
 
     def _falling(self, sde: AbstractSDE | None, steps: int, high: float, low: float) -> Tensor:
         return _ending(diffusion_of(sde, self), steps, high, low, noisy_stop_level(steps), True, _by_vp_time)
@@ -71,7 +71,7 @@ def stop_level(steps: int) -> float:
 
 
 def noisy_stop_level(steps: int) -> float:
-    """The last noise level above 0 of a solve by `FittedNoisy`."""
+    """The last noise level above 0 of a solve by `VPPower`."""
     return 0.24 / steps if steps >= 10 else 0.024 + 0.006 * below_ten(steps)
 
 

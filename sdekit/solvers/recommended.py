@@ -62,7 +62,7 @@ def _stochastic(nfe: int) -> dict[str, Any]:
     return {
         "solver": "adams",
         "steps": nfe,
-        "grid": "fitted_noisy",
+        "grid": "vp_power",
         "t_end": 0.0,
         "representation": "velocity",
         "clock": f"theta/{0.40 - 0.08 * k + 0.19 * few:.12g}",

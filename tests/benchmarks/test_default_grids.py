@@ -2,8 +2,8 @@
 
     pytest tests/benchmarks/test_default_grids.py --benchmark-enable -s
 
-prints, for every solver, the geometric mean over targets, SDEs and budgets of its flow error on a grid as a ratio to the
-best grid of that case; 1 is always the best.
+prints, for every solver, the geometric mean over targets, SDEs and budgets of its flow error on a grid as a ratio to
+the best grid of that case; 1 is always the best.
 """
 
 from __future__ import annotations

@@ -67,6 +67,7 @@ class DEIS(_NoiseMultistep):
     variant: str = "rho_ab"
 
     name = "deis"
+    default_grid = "fitted"
     reference = "Zhang & Chen 2022, arXiv 2204.13902"
 
     def __post_init__(self) -> None:
@@ -117,6 +118,7 @@ class IPNDM(_NoiseMultistep):
     values: int = 4
 
     name = "ipndm"
+    default_grid = "fitted"
     reference = "Zhang & Chen 2022, arXiv 2204.13902"
 
     def __post_init__(self) -> None:

@@ -87,7 +87,7 @@ def check_variant(variant: str) -> None:
 
 class _Multistep(TableSolver):
     evaluations_per_step = 1
-    default_grid = "log_snr"
+    default_grid = "vp_power"
     reference = "Lu et al. 2022, arXiv 2211.01095"
     representation: ClassVar[Representation] = "data"
 
@@ -153,6 +153,7 @@ class DPMSolver2M(_Multistep):
     variant: str = "midpoint"
 
     name = "dpm_solver_2m"
+    default_grid = "log_snr"
     order = 2.0
 
     def __post_init__(self) -> None:
@@ -176,6 +177,7 @@ class DPMSolver3M(_Multistep):
     legacy: bool = False
 
     name = "dpm_solver_3m"
+    default_grid = "log_snr"
 
     @property
     def order(self) -> float:  # type: ignore[override]

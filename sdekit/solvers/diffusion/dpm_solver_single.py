@@ -20,7 +20,7 @@ __all__ = ["DPMSolver2", "DPMSolver3", "DPMSolverPP2S"]
 
 
 class _DPMSolver(TableSolver):
-    default_grid = "log_snr"
+    default_grid = "fitted"
     reference = "Lu et al. 2022, arXiv 2206.00927"
 
     @property
@@ -47,7 +47,6 @@ class DPMSolver2(_DPMSolver):
     r1: float = 0.5
 
     name = "dpm_solver_2"
-    default_grid = "align_your_steps"
     order = 2.0
     evaluations_per_step = 2
 
@@ -76,7 +75,6 @@ class DPMSolver3(_DPMSolver):
     """
 
     name = "dpm_solver_3"
-    default_grid = "align_your_steps"
     order = 3.0
     evaluations_per_step = 3
 

@@ -47,7 +47,7 @@ class Recommended(TableSolver):
 
     @property
     def default_grid(self) -> str:  # type: ignore[override]
-        return "fitted_noisy" if self.noise else "fitted"
+        return "vp_power" if self.noise else "fitted"
 
     def at(self, steps: int) -> Adams:
         """The solver that so many steps are made with."""

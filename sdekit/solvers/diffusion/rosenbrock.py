@@ -34,7 +34,7 @@ class RosenbrockExponential(TableSolver):
 
     name = "rosenbrock"
     evaluations_per_step = 1
-    default_grid = "log_snr"
+    default_grid = "vp_power"
     reference = "Zheng et al. 2023, arXiv 2310.13268 (its training-free analogue)"
 
     def __post_init__(self) -> None:

@@ -35,7 +35,7 @@ class _Unified(TableSolver):
     prediction: str
 
     evaluations_per_step = 1
-    default_grid = "log_snr"
+    default_grid = "vp_power"
     reference = "Zhao et al. 2023, arXiv 2302.04867"
 
     @property
