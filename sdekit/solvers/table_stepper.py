@@ -16,7 +16,8 @@ from sdekit.noise import NoiseStream
 from sdekit.solvers.base import Problem, Stepper
 from sdekit.solvers.solution import SolveState
 from sdekit.solvers.table import Table
-from sdekit.solvers.table_folding import Folded, fold, single_register, step_ends
+from sdekit.solvers.table_columns import Columns, scalar_column, scalars, storage
+from sdekit.solvers.table_folding import fold, single_register, step_ends
 
 __all__ = ["TableStepper"]
 
@@ -63,7 +64,7 @@ class TableStepper(Stepper):
         fold_a = table.state.x + b * p
         self._fold_a: list[float] = fold_a.tolist()
         self._fold_b: list[float] = (b * q).tolist()
-        self._scalar_column = _scalar_column(fold_a, self._x)
+        self._scalar_column = scalar_column(fold_a, self._x)
         if table.noise_history:
             self._stream = _open(problem, len(table), scales=table.state.z[:, 0])
 
@@ -88,25 +89,25 @@ class TableStepper(Stepper):
     def _apart(self, o: Any, x: Tensor) -> Tensor:
         """The answer, checked; a copy where it is the input given back, which must not be written into while read."""
         answer = self._model.checked(o, x)
-        return answer.clone() if _storage(answer) == _storage(x) else answer
+        return answer.clone() if storage(answer) == storage(x) else answer
 
     def _run_without_noise(self, start: int, stop: int) -> None:
-        x, network, place, shape = self._x, self._network, _storage(self._x), self._x.shape
-        scalars, weights = _scalars(self._scalar_column[start:stop]), self._fold_b[start:stop]
+        x, network, place, shape = self._x, self._network, storage(self._x), self._x.shape
+        scalars, weights = scalars(self._scalar_column[start:stop]), self._fold_b[start:stop]
         for label, scalar, weight in zip(self._labels(start, stop), scalars, weights, strict=True):
             o = network(x, label)
-            if o.__class__ is not Tensor or o.shape != shape or _storage(o) == place:
+            if o.__class__ is not Tensor or o.shape != shape or storage(o) == place:
                 o = self._apart(o, x)
             x.mul_(scalar).add_(o, alpha=weight)
 
     def _run_with_noise(self, stream: NoiseStream, start: int, stop: int) -> None:
-        x, network, place, shape, add = self._x, self._network, _storage(self._x), self._x.shape, torch.add
+        x, network, place, shape, add = self._x, self._network, storage(self._x), self._x.shape, torch.add
         labels, fold_a, fold_b = self._labels(start, stop), self._fold_a[start:stop], self._fold_b[start:stop]
         draws = stream.each(self._times, self._after, start, stop)
         for label, a, b in zip(labels, fold_a, fold_b, strict=True):
             # The network first: it may draw from the same generator, as in a plain loop it would.
             o = network(x, label)
-            if o.__class__ is not Tensor or o.shape != shape or _storage(o) == place:
+            if o.__class__ is not Tensor or o.shape != shape or storage(o) == place:
                 o = self._apart(o, x)
             add(next(draws), x, alpha=a, out=x).add_(o, alpha=b)
 
@@ -137,19 +138,19 @@ class TableStepper(Stepper):
         self._keep_values(state.m.shape[1], p, q)
         self._fold_a, self._fold_b = state.of_x.tolist(), state.of_o.tolist()
         self._past: list[list[float]] = (state.m * self._factors(table, state.m.shape[1])).tolist()
-        self._scalar_column = _scalar_column(state.of_x, self._x)
+        self._scalar_column = scalar_column(state.of_x, self._x)
         if table.noise_history:
             self._stream = _open(problem, len(table), scales=state.z[:, 0])
 
     def _run_multistep(self, start: int, stop: int) -> None:
-        x, network, shape, place = self._x, self._network, self._x.shape, _storage(self._x)
+        x, network, shape, place = self._x, self._network, self._x.shape, storage(self._x)
         values, past, count = self._values, self._past, len(self._values)
-        scalars = _scalars(self._scalar_column[start:stop])
+        scalars = scalars(self._scalar_column[start:stop])
         stream, fold_a, fold_b = self._stream, self._fold_a, self._fold_b
         draws = None if stream is None else stream.each(self._times, self._after, start, stop)
         for i, label, scalar in zip(range(start, stop), self._labels(start, stop), scalars, strict=True):
             o = network(x, label)
-            if o.__class__ is not Tensor or o.shape != shape or _storage(o) == place:
+            if o.__class__ is not Tensor or o.shape != shape or storage(o) == place:
                 o = self._apart(o, x)
             self._keep(i, i, o, x)
             if draws is None:
@@ -199,7 +200,9 @@ class TableStepper(Stepper):
         past = max(state.m.shape[1], point.m.shape[1])
         self._keep_values(past, p, q)
         factors = self._factors(table, past)
-        self._state, self._point = _Columns(state, factors, x), _Columns(point, factors, x)
+        # A state that is kept, and a point that starts from itself, are not scaled by a factor of x.
+        self._state = Columns(state, factors, x, state.active & (state.of_x != 1))
+        self._point = Columns(point, factors, x, point.active & (point.of_y == 0))
         self._point_first: list[bool] = first.tolist()
         if bool(table.point.active.any()):
             self._y = torch.zeros_like(x)
@@ -216,50 +219,56 @@ class TableStepper(Stepper):
                 self._noises = [torch.zeros_like(x) for _ in range(table.noise_history + 1)]
 
     def _run_general(self, start: int, stop: int) -> None:
-        x, y, raw = self._x, self._y, self._model.raw
-        noises, state, point = self._noises, self._state, self._point
+        x, y, raw = self._x, self._x if self._y is None else self._y, self._model.raw
+        noises, values, state, point = self._noises, self._values, self._state, self._point
+        places = (storage(x), storage(y))
         labels = self._labels(start, stop)
         draws = None if self._stream is None else self._following(self._stream, start, stop)
-        state_scale, point_scale = _scalars(state.scale[start:stop]), _scalars(point.scale[start:stop])
-        o = z = x
-        for i in range(start, stop):
-            at = y if self._at_y and y is not None else x
-            made = self._evaluated[i]
+        state_scales, point_scales = state.scales(start, stop), point.scales(start, stop)
+        at_y, o, z = self._at_y, x, x
+        for i, label in zip(range(start, stop), labels, strict=True):
             if self._evaluates[i]:
-                o = raw(at, labels[i - start])
-                if _storage(o) in (_storage(x), None if y is None else _storage(y)):
+                at = y if at_y else x
+                o = raw(at, label)
+                if storage(o) in places:
                     o = o.clone()
-                self._keep(made, i, o, at)
+                if values:
+                    self._keep(self._evaluated[i], i, o, at)
             if self._draw[i] and draws is not None:
                 z = next(draws)
                 if noises:
                     z = noises[(self._drawn[i] - 1) % len(noises)].copy_(z)
-            if y is not None and point.active[i] and self._point_first[i]:
-                self._set_point(y, x, o, z, point_scale[i - start], i)
+            at_y = point.active[i]
+            if at_y and self._point_first[i]:
+                self._set_point(y, x, o, z, point_scales, i)
             if state.active[i]:
-                if state.of_x[i] != 1:
-                    x.mul_(state_scale[i - start])
-                if y is not None and state.of_y[i] != 0:
+                if state.scaled[i]:
+                    x.mul_(next(state_scales))
+                if state.of_y[i] != 0:
                     x.add_(y, alpha=state.of_y[i])
-                self._add(x, state, o, z, i)
-            if y is not None and point.active[i] and not self._point_first[i]:
-                self._set_point(y, x, o, z, point_scale[i - start], i)
-            self._at_y = point.active[i]
+                if state.of_o[i] != 0:
+                    x.add_(o, alpha=state.of_o[i])
+                if state.looks_back[i]:
+                    self._add_past(x, state, z, i)
+            if at_y and not self._point_first[i]:
+                self._set_point(y, x, o, z, point_scales, i)
+        self._at_y = at_y
 
-    def _set_point(self, y: Tensor, x: Tensor, o: Tensor, z: Tensor, scale: Any, i: int) -> None:
+    def _set_point(self, y: Tensor, x: Tensor, o: Tensor, z: Tensor, scales: Iterator[Any], i: int) -> None:
         """y <- y_of_x x + y_of_y y + … of row i."""
-        own = self._point.of_y[i]
-        if own != 0:
-            y.mul_(own).add_(x, alpha=self._point.of_x[i])
+        point = self._point
+        if point.scaled[i]:
+            torch.mul(x, next(scales), out=y)
         else:
-            torch.mul(x, scale, out=y)
-        self._add(y, self._point, o, z, i)
+            y.mul_(point.of_y[i]).add_(x, alpha=point.of_x[i])
+        if point.of_o[i] != 0:
+            y.add_(o, alpha=point.of_o[i])
+        if point.looks_back[i]:
+            self._add_past(y, point, z, i)
 
-    def _add(self, to: Tensor, columns: _Columns, o: Tensor, z: Tensor, i: int) -> None:
-        """to += B_0 o + sum_{j >= 1} B_j m_{-j} + sum_j C_j z_{-j} of row i."""
+    def _add_past(self, to: Tensor, columns: Columns, z: Tensor, i: int) -> None:
+        """to += sum_{j >= 1} B_j m_{-j} + sum_j C_j z_{-j} of row i."""
         values, noises = self._values, self._noises
-        if columns.of_o[i] != 0:
-            to.add_(o, alpha=columns.of_o[i])
         for j, weight in enumerate(columns.m[i], 1):
             if weight != 0:
                 to.add_(values[(self._evaluated[i] - j) % len(values)], alpha=weight)
@@ -310,46 +319,8 @@ class TableStepper(Stepper):
         return self._stream is None or self._stream.seekable
 
 
-@final
-class _Columns:
-    """A folded update as plain lists, for the executor."""
-
-    def __init__(self, update: Folded, factors: Tensor, x: Tensor) -> None:
-        self.scale = _scalar_column(update.of_x, x)
-        self.of_x: list[float] = update.of_x.tolist()
-        self.of_y: list[float] = update.of_y.tolist()
-        self.of_o: list[float] = update.of_o.tolist()
-        self.m: list[list[float]] = (update.m * factors[:, : update.m.shape[1]]).tolist()
-        self.z: list[list[float]] = update.z.tolist()
-        self.active: list[bool] = update.active.tolist()
-
-
-def _storage(x: Tensor) -> int:
-    """Where the memory of x begins, whatever part of it x views."""
-    return x.untyped_storage().data_ptr()
-
-
 def _open(problem: Problem, draws: int, scales: Tensor | None = None) -> NoiseStream:
     x = problem.x
     return problem.noise.open(
         tuple(x.shape), purpose="steps", dtype=x.dtype, device=x.device, draws=draws, scales=scales
     )
-
-
-def _scalar_column(values: Tensor, x: Tensor) -> Tensor:
-    """Factors for `mul_` in the state's precision and place; in float64 on the CPU for half-precision states."""
-    if x.dtype in (torch.float32, torch.float64):
-        return values.to(device=x.device, dtype=x.dtype)
-    return values
-
-
-def _scalars(column: Tensor) -> list[Any]:
-    """The factors of some rows: 0-d tensors, several times cheaper than floats on small states.
-
-    Half-precision states take floats: a 0-d tensor would be rounded to half first. They are made for the rows at hand
-    only, so that memory does not grow with the number of steps.
-    """
-    if column.dtype == torch.float64 and column.device.type == "cpu":
-        floats: list[float] = column.tolist()
-        return floats
-    return list(column.unbind(0))
