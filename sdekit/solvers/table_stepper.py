@@ -93,8 +93,8 @@ class TableStepper(Stepper):
 
     def _run_without_noise(self, start: int, stop: int) -> None:
         x, network, place, shape = self._x, self._network, storage(self._x), self._x.shape
-        scalars, weights = scalars(self._scalar_column[start:stop]), self._fold_b[start:stop]
-        for label, scalar, weight in zip(self._labels(start, stop), scalars, weights, strict=True):
+        factors, weights = scalars(self._scalar_column[start:stop]), self._fold_b[start:stop]
+        for label, scalar, weight in zip(self._labels(start, stop), factors, weights, strict=True):
             o = network(x, label)
             if o.__class__ is not Tensor or o.shape != shape or storage(o) == place:
                 o = self._apart(o, x)
@@ -145,10 +145,10 @@ class TableStepper(Stepper):
     def _run_multistep(self, start: int, stop: int) -> None:
         x, network, shape, place = self._x, self._network, self._x.shape, storage(self._x)
         values, past, count = self._values, self._past, len(self._values)
-        scalars = scalars(self._scalar_column[start:stop])
+        factors = scalars(self._scalar_column[start:stop])
         stream, fold_a, fold_b = self._stream, self._fold_a, self._fold_b
         draws = None if stream is None else stream.each(self._times, self._after, start, stop)
-        for i, label, scalar in zip(range(start, stop), self._labels(start, stop), scalars, strict=True):
+        for i, label, scalar in zip(range(start, stop), self._labels(start, stop), factors, strict=True):
             o = network(x, label)
             if o.__class__ is not Tensor or o.shape != shape or storage(o) == place:
                 o = self._apart(o, x)
