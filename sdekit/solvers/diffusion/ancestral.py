@@ -34,7 +34,7 @@ class Ancestral(TableSolver):
     strong_order = 1.0
     weak_order = 1.0
     evaluations_per_step = 1
-    default_grid = "uniform"
+    default_grid = "vp_power"
     reference = "Ho, Jain & Abbeel 2020, arXiv 2006.11239"
 
     def __post_init__(self) -> None:

@@ -28,7 +28,7 @@ __all__ = ["DPM2Ancestral", "DPMSolverPP2SAncestral", "EulerAncestral"]
 class _Ancestral(TableSolver):
     eta: float
     noise_option = "eta"
-    default_grid = "log_snr"
+    default_grid = "vp_power"
     strong_order = 1.0
 
     @property

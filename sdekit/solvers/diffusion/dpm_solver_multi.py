@@ -225,6 +225,7 @@ class DPMSolverPP2MSDE(_MultistepSDE):
     variant: str = "midpoint"
 
     name = "dpmpp_2m_sde"
+    default_grid = "log_snr"
     weak_order = 2.0
     strong_order = 1.0
 

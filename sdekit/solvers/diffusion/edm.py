@@ -49,7 +49,7 @@ class EDM(TableSolver):
 
     name = "edm"
     noise_option = "s_churn"
-    default_grid = "karras"
+    default_grid = "vp_power"
     reference = "Karras et al. 2022, arXiv 2206.00364"
 
     def __post_init__(self) -> None:

@@ -51,7 +51,7 @@ class ERSDE(TableSolver):
     name = "er_sde"
     strong_order = 1.0
     evaluations_per_step = 1
-    default_grid = "log_snr"
+    default_grid = "vp_power"
     reference = "Cui et al. 2023, arXiv 2309.06169"
 
     def __post_init__(self) -> None:

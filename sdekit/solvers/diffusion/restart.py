@@ -41,7 +41,7 @@ class Restart(TableSolver):
     repeats: int = 2
 
     name = "restart"
-    default_grid = "karras"
+    default_grid = "vp_power"
     reference = "Xu et al. 2023, arXiv 2306.14878"
 
     def __post_init__(self) -> None:

@@ -31,7 +31,7 @@ class ReverseDiffusion(TableSolver):
     strong_order = 1.0
     weak_order = 1.0
     evaluations_per_step = 1
-    default_grid = "uniform"
+    default_grid = "vp_power"
     reference = "Song et al. 2021, arXiv 2011.13456"
 
     @property

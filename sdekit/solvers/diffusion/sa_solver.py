@@ -47,7 +47,7 @@ class SASolver(TableSolver):
     weak_order = 2.0
     strong_order = 1.0
     evaluations_per_step = 1
-    default_grid = "log_snr"
+    default_grid = "vp_power"
     reference = "Xue et al. 2023, arXiv 2309.05019"
 
     def __post_init__(self) -> None:

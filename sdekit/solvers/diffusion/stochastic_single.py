@@ -31,7 +31,7 @@ __all__ = ["SEEDS2", "SEEDS3", "DPMSolverPPSDE"]
 class _StochasticStages(TableSolver):
     eta: float
     noise_option = "eta"
-    default_grid = "log_snr"
+    default_grid = "vp_power"
 
     @property
     def stochastic(self) -> bool:
