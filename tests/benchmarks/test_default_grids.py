@@ -4,8 +4,8 @@
 
 prints, for every solver, the geometric mean over targets, SDEs and budgets of its error on a grid as a ratio to the
 best grid of that case; 1 is always the best. The error is the flow error of the deterministic ones, and of the
-stochastic ones the greatest error in the variance of Gaussians N(0, s^2), s from 0.1 to 1, exact by the recursion of the
-sampler itself. (euler_maruyama serves any SDE, most of which have no noise level: its default is uniform.)
+stochastic ones the greatest error in the variance of Gaussians N(0, s^2), s from 0.1 to 1, exact by the recursion of
+the sampler itself. (euler_maruyama serves any SDE, most of which have no noise level: its default is uniform.)
 """
 
 from __future__ import annotations
