@@ -10,6 +10,7 @@ Independent noise for the stage and the step makes a second-order step one of fi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
@@ -57,6 +58,20 @@ class _StochasticStages(TableSolver):
         fresh = self._fresh(levels, c, since) * step.draw()
         return fresh if before is None else self._left(levels, c - since) * before + fresh
 
+    def _two_stages(self, levels: Levels, c: float, turned: Callable[[Levels, Line, Line], Line]) -> Table:
+        """u = r_s x~ + (1 - r_s) D_0 + n_s at the fraction c, and x~_b = r x~ + turned(D_0, D_1) + n_b."""
+        step = Stages(levels, "data")
+        d0 = step.evaluate(step.x, levels.a)
+        left = self._left(levels, c)
+        at = left * step.x + (1 - left) * d0
+        noise = self._noise(step, levels, c, 0.0, None) if self.stochastic else None
+        d1 = step.evaluate(at if noise is None else at + noise, torch.exp(-levels.inside(c)))
+        end = self._left(levels, 1.0) * step.x + turned(levels, d0, d1)
+        if noise is None:
+            return step.table(end)
+        # A stage at the very end has all of the step's noise.
+        return step.table(end + (noise if c == 1 else self._noise(step, levels, 1.0, c, noise)))
+
 
 @final
 @dataclass(frozen=True, repr=False)
@@ -81,16 +96,11 @@ class DPMSolverPPSDE(_StochasticStages):
         check_fraction("r", self.r)
 
     def table(self, sde: DiffusionSDE, times: Tensor) -> Table:
-        levels, c = Levels(sde, times), self.r
-        step = Stages(levels, "data")
-        d0 = step.evaluate(step.x, levels.a)
-        left = self._left(levels, c)
-        at = left * step.x + (1 - left) * d0
-        noise = self._noise(step, levels, c, 0.0, None) if self.stochastic else None
-        d1 = step.evaluate(at if noise is None else at + noise, torch.exp(-levels.inside(c)))
-        left = self._left(levels, 1.0)
-        end = left * step.x + (1 - left) * ((1 - 1 / (2 * c)) * d0 + 1 / (2 * c) * d1)
-        return step.table(end if noise is None else end + self._noise(step, levels, 1.0, c, noise))
+        def middle(levels: Levels, d0: Line, d1: Line) -> Line:
+            share = 1 / (2 * self.r)
+            return (1 - self._left(levels, 1.0)) * ((1 - share) * d0 + share * d1)
+
+        return self._two_stages(Levels(sde, times), self.r, middle)
 
 
 @final
@@ -118,22 +128,11 @@ class SEEDS2(_StochasticStages):
         check_fraction("c", self.c)
 
     def table(self, sde: DiffusionSDE, times: Tensor) -> Table:
-        levels, c = Levels(sde, times), self.c
-        step = Stages(levels, "data")
-        d0 = step.evaluate(step.x, levels.a)
-        left = self._left(levels, c)
-        at = left * step.x + (1 - left) * d0
-        noise = self._noise(step, levels, c, 0.0, None) if self.stochastic else None
-        d1 = step.evaluate(at if noise is None else at + noise, torch.exp(-levels.inside(c)))
-        left = self._left(levels, 1.0)
-        end = left * step.x + (1 - left) * d0 + (1 / c) * self._slope(levels, 1.0) * (d1 - d0)
-        if noise is None:
-            return step.table(end)
-        last = noise if c == 1 else self._noise(step, levels, 1.0, c, noise)
-        return step.table(end + last)
+        def exact(levels: Levels, d0: Line, d1: Line) -> Line:
+            slope = slope_weight((1 + self.eta) * levels.h)
+            return (1 - self._left(levels, 1.0)) * d0 + (1 / self.c) * slope * (d1 - d0)
 
-    def _slope(self, levels: Levels, c: float) -> Tensor:
-        return slope_weight((1 + self.eta) * c * levels.h)
+        return self._two_stages(Levels(sde, times), self.c, exact)
 
 
 @final
