@@ -115,21 +115,27 @@ class TableStepper(Stepper):
         """Several draws at hand: each becomes the next state in turn, which on small states is cheaper than an addition
         into a third tensor. The state is copied out before the draws are overwritten.
         """
-        x, network, shape = self._x, self._network, self._x.shape
+        x, network, size = self._x, self._network, self._x.numel()
         labels, fold_a, fold_b = self._labels(start, stop), self._fold_a, self._fold_b
         i = start
-        while i < stop:
-            draws = stream.ahead(self._times, self._after, i, stop)
-            j = i + len(draws)
-            for z, label, a, b in zip(draws, labels[i - start : j - start], fold_a[i:j], fold_b[i:j], strict=True):
-                o = network(x, label)
-                # The step writes into the draw and reads x, so that an answer that is x is safe.
-                if o.__class__ is not Tensor or o.shape != shape:
-                    o = self._model.checked(o, x)
-                x = z.add_(x, alpha=a)
-                x.add_(o, alpha=b)
-            x = self._x.copy_(x)
-            i = j
+        o: Any = x
+        try:
+            while i < stop:
+                draws = stream.ahead(self._times, self._after, i, stop)
+                j = i + len(draws)
+                for z, label, a, b in zip(draws, labels[i - start : j - start], fold_a[i:j], fold_b[i:j], strict=True):
+                    o = network(x, label)
+                    # The step writes into the draw and reads x, so that an answer that is x is safe. Of as many numbers
+                    # in another shape, or no tensor at all, torch will not add: that is looked into below.
+                    if o.numel() != size:
+                        o = self._model.checked(o, x)
+                    x = z.add_(x, alpha=a)
+                    x.add_(o, alpha=b)
+                x = self._x.copy_(x)
+                i = j
+        except (AttributeError, RuntimeError, TypeError):
+            self._model.checked(o, self._x)  # says what is wrong with the answer, if that is what it is
+            raise
 
     # One evaluation a step, at the state, and past values: x <- A x + B_0 o + sum_{j >= 1} B_j m_{-j} + C z ---------
 
@@ -145,9 +151,9 @@ class TableStepper(Stepper):
     def _run_multistep(self, start: int, stop: int) -> None:
         x, network, shape, place = self._x, self._network, self._x.shape, storage(self._x)
         values, past, count = self._values, self._past, len(self._values)
-        factors = scalars(self._scalar_column[start:stop])
         stream, fold_a, fold_b = self._stream, self._fold_a, self._fold_b
         draws = None if stream is None else stream.each(self._times, self._after, start, stop)
+        factors = scalars(self._scalar_column[start:stop]) if draws is None else fold_a[start:stop]
         for i, label, scalar in zip(range(start, stop), self._labels(start, stop), factors, strict=True):
             o = network(x, label)
             if o.__class__ is not Tensor or o.shape != shape or storage(o) == place:
