@@ -138,7 +138,7 @@ def _quadrature(levels: Levels) -> tuple[Tensor, Tensor]:
     """Places lambda within each step and their lengths dlambda, each (N, Q)."""
     levels.require_noise()
     h = levels.h.clamp(-_LONGEST, _LONGEST)
-    places, lengths = _panels(max(2, math.ceil(float(h.abs().max()) / _PANEL)))
+    places, lengths = _panels(max(1, math.ceil(float(h.abs().max()) / _PANEL)))
     return levels.lam[:-1, None] + places * h[:, None], lengths * h[:, None]
 
 
