@@ -147,3 +147,50 @@ def test_distance_on_the_digits_network(benchmark, capsys: pytest.CaptureFixture
             for name, errors in rows.items():
                 print(f"  {name:24}", " ".join(f"{e:.2e}" for e in errors))
     assert all(math.isfinite(e) for errors in rows.values() for e in errors)
+
+
+def random_mixture(dim: int, modes: int, seed: int) -> sk.targets.GaussianMixture:
+    """Modes of scale 1 with deviations from 0.02 to 0.4, of unequal weights: a target that no setting was fitted to."""
+    generator = torch.Generator().manual_seed(10_000 + seed)
+    means = torch.randn(modes, dim, generator=generator, dtype=torch.float64)
+    variances = (0.02 * 20 ** torch.rand(modes, generator=generator, dtype=torch.float64)).square()
+    weights = 0.5 + torch.rand(modes, generator=generator, dtype=torch.float64)
+    return sk.targets.GaussianMixture(weights / weights.sum(), means, variances)
+
+
+def test_flow_error_on_mixtures_of_no_name(benchmark, capsys: pytest.CaptureFixture[str]) -> None:
+    cases = [(2, 8), (8, 12), (64, 24)] if benchmark.enabled else [(2, 3)]
+    budgets, seeds = (BUDGETS, 4) if benchmark.enabled else ((5,), 1)
+    rivals = (("dpmpp_2m", None), ("unipc", None), ("unipc", "log_snr"), ("heun", None))
+    logs: dict[str, list[list[float]]] = {}
+    sde = VPSDE()
+
+    def once() -> None:
+        for dim, modes in cases:
+            for seed in range(seeds):
+                model = random_mixture(dim, modes, seed).score_model(sde)
+                z = torch.randn(128, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+                x = z * sde.prior_std(None, model.data_std)
+                low = float(sde.time_of_sigma_ratio(torch.tensor(1e-5, dtype=torch.float64)))
+                steps = 600 if benchmark.enabled else 20
+                near = sk.sample(model, x_T=x, solver="rk4", steps=steps, grid="log_snr", t_end=low).x
+                image = model.denoised(near, low)
+
+                def error(image: Tensor = image, model: sk.ScoreModel = model, x: Tensor = x, **how) -> float:
+                    end = sk.sample(model, x_T=x, **how).x
+                    return math.log(float((end - image).square().mean(1).sqrt().median()))
+
+                logs.setdefault("recommended", []).append([error(**recommended(n)) for n in budgets])
+                for name, grid in rivals:
+                    each = sk.solvers.get(name).evaluations_per_step
+                    row = [error(solver=name, steps=n // each, grid=grid, t_end=0.0) for n in budgets]
+                    logs.setdefault(f"{name}, {grid or 'its own grid'}", []).append(row)
+
+    benchmark.pedantic(once, rounds=1, iterations=1)
+    means = {name: np.exp(np.mean(rows, axis=0)) for name, rows in logs.items()}
+    with capsys.disabled():
+        if benchmark.enabled:
+            print(f"\nrandom mixtures {cases}, {seeds} each: flow error at NFE {budgets}, geometric mean")
+            for name, values in means.items():
+                print(f"  {name:24}", " ".join(f"{v:.2e}" for v in values))
+    assert all(np.isfinite(v).all() for v in means.values())
