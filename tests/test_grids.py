@@ -15,6 +15,7 @@ import torch
 from _helpers import SDE_IDS, SDES, gaussian_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.integrate import quad
 from torch import Tensor
 
 import sdekit as sk
@@ -574,3 +575,42 @@ def test_the_increments_have_the_variance_of_the_time_covered(steps):
         end = sk.solve(brownian, x, t0=t0, t1=t1, steps=steps, grid="quadratic", seed=1).x
         # 4 standard errors of a variance from 4000 samples
         assert float(end.var()) == pytest.approx(2.75, rel=4 * math.sqrt(2 / 4000))
+
+
+@pytest.mark.parametrize("steps", [3, 5, 10, 11, 20, 50])
+def test_fitted_places_have_equal_shares_of_its_density(steps):
+    # The formula of the docstring, integrated by scipy between the places.
+    sde, k = VPSDE(), max(steps, 4)
+    c1, c2, f = 0.37 * math.exp(-12 / k), 3 * math.exp(-3.7 / k), 0.1 * math.exp(3 / k)
+
+    def density(log: float) -> float:
+        s = math.exp(log)
+        return (f + 1 / (1 + (s / c2) ** 2.6)) / (1 + (c1 / s) ** 0.65)
+
+    levels = sde.sigma_ratio(make_grid("fitted").times(sde, steps, 1.0, 0.0)).tolist()
+    end = max(0.18 * k**-1.15, float(sde.sigma_ratio(sde.t_min)))
+    assert levels[-1] == 0.0
+    if steps > 10:
+        assert levels[-2] == pytest.approx(end, rel=1e-9)
+    levels[-1] = end  # with 10 steps or fewer, 0 stands in its place
+    edges = levels if steps <= 10 else levels[:-1]
+    shares = [quad(density, math.log(b), math.log(a))[0] for a, b in itertools.pairwise(edges)]
+    assert shares == pytest.approx([sum(shares) / len(shares)] * len(shares), rel=1e-3)  # 4096 cells
+
+
+@pytest.mark.parametrize("steps", [5, 7, 10, 20])
+def test_vp_power_places_follow_their_formula(steps):
+    few, k = min(1.0, max(0.0, 10 / steps - 1)), min(1.0, 10 / steps)
+    power, w1, w2 = 2.9 + 0.38 * few, 0.08 * k**1.4 + 0.017 * few, 0.035 * k**2 - 0.016 * few
+    end = 0.24 / steps if steps >= 10 else 0.024 + 0.006 * few
+    sde = VPSDE()  # whose own time it is a power of
+    first, last = (float(sde.time_of_sigma_ratio(torch.tensor(s, dtype=torch.float64))) for s in (SIGMA_T, end))
+    times = make_grid("vp_power").times(sde, steps, 1.0, 0.0).tolist()
+    for i, t in enumerate(times[:-1]):
+        u = i / steps + w1 * math.sin(math.pi * i / steps) + w2 * math.sin(2 * math.pi * i / steps)
+        assert t == pytest.approx(
+            (first ** (1 / power) + (last ** (1 / power) - first ** (1 / power)) * u) ** power, rel=1e-9
+        )
+
+
+SIGMA_T = float(VPSDE().sigma_ratio(1.0))

@@ -260,6 +260,7 @@ def at_level(sde: DiffusionSDE, ratio: float) -> float:
 # From where a multistep method's low-order first step costs nothing to where the data is resolved; methods in t, whose
 # velocity is steep at the start, away from both ends.
 SPANS = {sde: (at_level(sde, 150.0), at_level(sde, 0.1)) for sde in (VPSDE(), EDMSDE(), FlowSDE(), CosineVPSDE())}
+ONE_STEP = ("ddim", "euler", "heun", "rk4", "rho_rk", "edm", "dpm_solver_2", "dpm_solver_3", "dpmpp_2s", "pc")
 SPANS_IN_T = {VPSDE(): (0.8, 0.1), EDMSDE(): (10.0, 0.5), FlowSDE(): (0.8, 0.05), CosineVPSDE(): (0.8, 0.05)}
 
 
@@ -292,8 +293,13 @@ def test_measured_order_is_the_declared_one(case, sde):
     for model, image in images:
         ends = [case.sample(model, None, n, x_T=x, t_start=start, t_end=end, grid="log_snr").x for n in counts]
         errors = [float((e - image).square().mean().sqrt()) for e in ends]
-        # On a Gaussian the next term of the error may be of the other sign, so that it falls faster for a while.
-        assert order - 0.25 < slope(counts, errors) < order + (0.9 if model is images[0][0] else 0.3), errors
+        measured = slope(counts, errors)
+        if case.name in ONE_STEP:
+            assert abs(measured - order) < 0.2, errors
+        else:
+            # Multistep methods come to their order from below (the first steps have fewer values) or, on a Gaussian,
+            # from above: the next term of the error may be of the other sign, so that it falls faster for a while.
+            assert order - 0.25 < measured < order + (0.9 if model is images[0][0] else 0.3), errors
 
 
 DRAWS = {"torchsde:srk": 2, "dpmpp_sde": 2, "seeds_2": 2, "seeds_3": 3}
