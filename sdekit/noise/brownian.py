@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
@@ -62,6 +62,11 @@ class BrownianStream(abc.ABC):
         They may be written into, and may be overwritten by the next call.
         """
 
+    def each(self, count: int) -> Iterator[Tensor]:
+        """W of each of the next `count` steps, one by one; each may be overwritten by the one after it."""
+        for _ in range(count):
+            yield self.next().W
+
     @abc.abstractmethod
     def seek(self, position: int) -> None:
         """Go to step `position`; raises UnsupportedError where draws cannot be made again."""
@@ -99,6 +104,14 @@ class DrawnStream(BrownianStream):
         draws = self._first.ahead(self._times[:-1], self._times[1:], start, stop)
         self.position += len(draws)
         return Increment(torch.stack(draws))
+
+    def each(self, count: int) -> Iterator[Tensor]:
+        start = self.position
+        for w in self._first.each(self._times[:-1], self._times[1:], start, start + count):
+            self.position += 1
+            yield w
+        for stream in self._streams[1:]:
+            stream.seek(self.position)
 
     def seek(self, position: int) -> None:
         for stream in self._streams:

@@ -32,9 +32,7 @@ from torch import Tensor
 from sdekit.errors import ArgumentError
 from sdekit.noise.brownian import Increment
 
-__all__ = ["Splitting", "halve", "join", "join_equal", "weights"]
-
-_TINY = torch.finfo(torch.float64).tiny
+__all__ = ["Splitting", "halve", "join", "join_equal", "join_range", "weights"]
 
 
 def weights(n: int) -> tuple[list[float], list[float], list[float]]:
@@ -42,10 +40,6 @@ def weights(n: int) -> tuple[list[float], list[float], list[float]]:
     c = [(n / 2 - i + 0.5) / n for i in range(1, n + 1)]
     q = [(-i * (n - i) / 2 + (n - 2 * i + 1) / 4) / n**2 + (1 - 1 / n**2) / 12 for i in range(1, n + 1)]
     return c, q, [x / n for x in c]
-
-
-def _children(x: Tensor, axis: int) -> list[Tensor]:
-    return list(x.unbind(axis))
 
 
 def _total(each: Sequence[Tensor]) -> Tensor:
@@ -89,17 +83,17 @@ class Splitting:
             h: normals for H, or None where only W is wanted.
             k: normals for K, which goes with h.
         """
-        each = _children(w, 1)
+        each = w.unbind(1)
         cw, qw = self._split_w(parent, math.sqrt(length), each)
         if h is None or parent.H is None:
             return
         mean = parent.H - cw
         rest = None if qw is None or parent.K is None else parent.K - qw
-        k_sum = self._split_h(mean, rest, math.sqrt(length / 12), _children(h, 1))
+        k_sum = self._split_h(mean, rest, math.sqrt(length / 12), h.unbind(1))
         if k is not None and k_sum is not None:
-            _set_total(_children(k, 1), math.sqrt(length / 720), k_sum)
+            _set_total(k.unbind(1), math.sqrt(length / 720), k_sum)
 
-    def _split_w(self, parent: Increment, scale: float, each: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+    def _split_w(self, parent: Increment, scale: float, each: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
         """The W of the children; returns c.w and q.w."""
         n, high, third = self.n, parent.H, parent.K
         if high is None or (self.third and third is None):
@@ -121,7 +115,7 @@ class Splitting:
                 x.add_(along_q, alpha=self._q[i])
         return (cz * scale).add_(along_c, alpha=self._cc), cq
 
-    def _split_h(self, mean: Tensor, rest: Tensor | None, scale: float, each: list[Tensor]) -> Tensor | None:
+    def _split_h(self, mean: Tensor, rest: Tensor | None, scale: float, each: Sequence[Tensor]) -> Tensor | None:
         """The H of the children, from their mean and rest = p.h + (1/n^2) sum k; returns sum k where rest is given."""
         if rest is None:
             _set_total(each, scale, mean * self.n)
@@ -135,7 +129,7 @@ class Splitting:
         return (rest - ph).mul_(self.n**2)
 
 
-def _set_total(each: list[Tensor], scale: float, total: Tensor) -> None:
+def _set_total(each: Sequence[Tensor], scale: float, total: Tensor) -> None:
     """Turn standard normals into scale * them, given that their sum is `total`."""
     n = len(each)
     shift = (total / n).add_(_total(each), alpha=-scale / n)
@@ -144,13 +138,14 @@ def _set_total(each: list[Tensor], scale: float, total: Tensor) -> None:
 
 
 def halve(parent: Increment, scale: Tensor, z: Sequence[Tensor]) -> tuple[Increment, Increment]:
-    r"""The two halves of an interval, by as many normals as they are free: two, or three with K.
+    r"""The two halves of an interval, as (mean, deviation): the first is mean + deviation, the second the difference.
 
-    With h the parent's length and x1, x2, x3 standard normals,
+    They take as many normals as they are free: two, or three with K. With h the parent's length and x1, x2, x3
+    standard normals,
 
         w = W/2 +- x,   x = 3H/2 + sqrt(h)/4 x1,      h = H - x/2 +- e,   e = sqrt(h/48) x2,
 
-    which is the midpoint rule of James Foster (arXiv 2405.06464), and with K
+    which is the midpoint rule of Foster and others (arXiv 2405.06464), and with K
 
         e = 15K/4 + sqrt(h/768) x2,      k = 2K - e/2 +- sqrt(h/2880) x3.
 
@@ -164,14 +159,14 @@ def halve(parent: Increment, scale: Tensor, z: Sequence[Tensor]) -> tuple[Increm
     x = z[0] * (scale / 4) + parent.H * 1.5
     mean, half = parent.H - x / 2, parent.W / 2
     if parent.K is None:
-        e = z[1] * (scale / math.sqrt(48))
-        return Increment(half + x, mean + e), Increment(half - x, mean - e)
+        return Increment(half, mean), Increment(x, z[1] * (scale / math.sqrt(48)))
     e = z[1] * (scale / math.sqrt(768)) + parent.K * 3.75
-    middle, k = parent.K * 2 - e / 2, z[2] * (scale / math.sqrt(2880))
-    return Increment(half + x, mean + e, middle + k), Increment(half - x, mean - e, middle - k)
+    return Increment(half, mean, parent.K * 2 - e / 2), Increment(x, e, z[2] * (scale / math.sqrt(2880)))
 
 
-def join(first: Increment, h1: Tensor | float, second: Increment, h2: Tensor | float) -> Increment:
+def join(
+    first: Increment, h1: Tensor | float, second: Increment, h2: Tensor | float, order: Tensor | float = 1.0
+) -> Increment:
     r"""An interval of length h1 and its neighbour of length h2 as one.
 
     From \int W dr and \int r W dr of the two, with a = h1/(h1 + h2) and b = h2/(h1 + h2):
@@ -181,24 +176,51 @@ def join(first: Increment, h1: Tensor | float, second: Increment, h2: Tensor | f
         K = a^2 K1 + b^2 K2 + a b (H1 - H2)/2 + (b - a)(b W1 - a W2)/12
 
     An interval of length 0, whose values are 0, leaves the other as it is, to the bit.
+
+    Args:
+        first: the interval of length h1.
+        h1: a number, or a tensor that broadcasts.
+        second: the interval of length h2.
+        h2: likewise.
+        order: 1 where the second follows the first, -1 where it comes before it.
     """
     w = first.W + second.W
     if first.H is None or second.H is None:
         return Increment(w)
     one, two = (torch.as_tensor(x, dtype=w.dtype, device=w.device) for x in (h1, h2))
-    whole = (one + two).clamp_min(_TINY if w.dtype == torch.float64 else torch.finfo(w.dtype).tiny)
+    whole = (one + two).clamp_min(torch.finfo(w.dtype).tiny)
     a, b = one / whole, two / whole
     skew = first.W * b - second.W * a
-    h = (first.H * a + second.H * b) + skew / 2
+    h = (first.H * a + second.H * b) + skew * (order / 2)
     if first.K is None or second.K is None:
         return Increment(w, h)
-    k = (first.K * (a * a) + second.K * (b * b)) + (first.H - second.H) * (a * b / 2) + skew * ((b - a) / 12)
+    k = first.K * (a * a) + second.K * (b * b)
+    k = k + (first.H - second.H) * (a * b * order / 2) + skew * ((b - a) / 12)
     return Increment(w, h, k)
+
+
+def join_range(children: Increment, start: Tensor, stop: Tensor) -> Increment:
+    """Children start … stop - 1 (int64 (A,), start < stop) of equal ones (A, n, d), as one interval: (A, d)."""
+    n = children.W.shape[1]
+    m = (stop - start).double()[:, None]
+    i = torch.arange(n)
+    inside = ((i >= start[:, None]) & (i < stop[:, None])).double()
+    w = _total((children.W * inside[:, :, None]).unbind(1))
+    if children.H is None:
+        return Increment(w)
+    j = (i - start[:, None]).double() + 1
+    c = (m / 2 - j + 0.5) / m * inside
+    h = _total((children.W * c[:, :, None] + children.H * (inside / m)[:, :, None]).unbind(1))
+    if children.K is None:
+        return Increment(w, h)
+    q = ((-j * (m - j) / 2 + (m - 2 * j + 1) / 4) / m**2 + (1 - 1 / m**2) / 12) * inside
+    k = children.W * q[:, :, None] + children.H * (c / m)[:, :, None] + children.K * (inside / m**2)[:, :, None]
+    return Increment(w, h, _total(k.unbind(1)))
 
 
 def join_equal(children: Increment, axis: int) -> Increment:
     """n equal neighbours along `axis` as one interval."""
-    w = _children(children.W, axis)
+    w = children.W.unbind(axis)
     n = len(w)
     if n == 1:
         return Increment(*[value.select(axis, 0) for value in children.values()])
@@ -206,10 +228,10 @@ def join_equal(children: Increment, axis: int) -> Increment:
     if children.H is None:
         return Increment(total)
     c, q, p = weights(n)
-    h = _children(children.H, axis)
+    h = children.H.unbind(axis)
     high = _weighted(w, c).add_(_total(h), alpha=1 / n)
     if children.K is None:
         return Increment(total, high)
-    k = _children(children.K, axis)
+    k = children.K.unbind(axis)
     third = _weighted(w, q).add_(_weighted(h, p)).add_(_total(k), alpha=1 / n**2)
     return Increment(total, high, third)
