@@ -18,8 +18,7 @@ class Midpoint(StepSolver):
     evaluations_per_step = 2
     reference = "Runge 1895"
 
-    def step_formula(self, dynamics, x, t, s, dw):
-        h = (s - t).to(x.dtype)
+    def step_formula(self, dynamics, x, t, s, h, noise):
         return x + h * dynamics.drift(x + 0.5 * h * dynamics.drift(x, t), 0.5 * (t + s))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import abc
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, final
 
 import torch
@@ -20,6 +20,8 @@ from sdekit._tensors import as_float64, check_number, expand_right
 from sdekit.errors import ArgumentError, ShapeError
 from sdekit.models.score import EvaluationCounter, ScoreModel
 from sdekit.sdes import AbstractSDE, Calculus, NoiseKind
+from sdekit.sdes.base import check_parameters, cut_parameters
+from sdekit.sdes.calculus import as_calculus
 
 __all__ = ["ODE", "Dynamics", "ForwardSDE", "ProbabilityFlow", "ReverseSDE", "as_dynamics"]
 
@@ -51,8 +53,16 @@ class Dynamics(abc.ABC):
         """The same dynamics with a counter of its own, at 0."""
 
     @abc.abstractmethod
-    def part(self, start: int, stop: int, total: int) -> Dynamics:
-        """The dynamics of samples start … stop - 1 of `total`, with the same counter."""
+    def rows(self, which: slice | Tensor, shape: tuple[int, ...]) -> Dynamics:
+        """The dynamics of some samples of a state of `shape` (B, *), with the same counter.
+
+        which: a slice, or their indices, int64 (A,).
+        """
+
+    @property
+    def noise_dim(self) -> int | None:
+        """m where the diffusion is a matrix, of shape (B, *, m); None where it acts entry by entry."""
+        return None if self.sde is None else self.sde.noise_dim
 
     @property
     def needs_autograd(self) -> bool:
@@ -76,26 +86,34 @@ class _WithoutNoise(Dynamics):
 class ODE(_WithoutNoise):
     """dx/dt = f(x, t) for a function of the user's own.
 
+    Args:
+        drift: f(x, t) -> tensor of the shape of x. A function or an nn.Module. t is a float64 tensor, of shape (), or
+            (B, 1, …, 1) where samples have times of their own, as under an adaptive solver: it broadcasts against x.
+        parameters: tensors of shape (B, …), a row for each sample: given to `drift` by name, and cut with the batch.
+
     Raises:
         ArgumentError: if `drift` is not callable; by `drift`, if the function returns anything but a tensor.
         ShapeError: by `drift`, if it returns one of another shape than x; broadcasting would make a wrong result of it.
     """
 
-    def __init__(self, drift: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def __init__(self, drift: Callable[..., Tensor], parameters: Mapping[str, Tensor] | None = None) -> None:
         if not callable(drift):
             raise ArgumentError(f"drift must be a function of (x, t), got {type(drift).__name__}.")
         self._drift = drift
+        self._parameters = check_parameters(parameters)
         self.counter = EvaluationCounter()
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
         self.counter.calls += 1
-        return _like_state(self._drift(x, t), x)
+        return _like_state(self._drift(x, expand_right(t, x), **self._parameters), x)
 
     def counted(self) -> Dynamics:
-        return ODE(self._drift)
+        return ODE(self._drift, self._parameters)
 
-    def part(self, start: int, stop: int, total: int) -> Dynamics:
-        return self
+    def rows(self, which: slice | Tensor, shape: tuple[int, ...]) -> Dynamics:
+        other = copy.copy(self)
+        other._parameters = cut_parameters(self._parameters, which, shape)
+        return other
 
     def __repr__(self) -> str:
         return f"ODE({getattr(self._drift, '__name__', type(self._drift).__name__)})"
@@ -126,8 +144,22 @@ class ForwardSDE(Dynamics):
     def counted(self) -> Dynamics:
         return ForwardSDE(self.sde)
 
-    def part(self, start: int, stop: int, total: int) -> Dynamics:
-        return self
+    def rows(self, which: slice | Tensor, shape: tuple[int, ...]) -> Dynamics:
+        other = ForwardSDE(self.sde.rows(which, shape))
+        other.counter = self.counter
+        return other
+
+    def read_by(self, calculus: tuple[Calculus, ...]) -> ForwardSDE:
+        """The same in a calculus of those given, its drift corrected where it has another; with the same counter."""
+        if self.noise == "additive" or self.calculus in calculus:
+            return self
+        other = ForwardSDE(as_calculus(self.sde, calculus[0]))
+        other.counter = self.counter
+        return other
+
+    @property
+    def needs_autograd(self) -> bool:
+        return self.sde.needs_autograd
 
     def __repr__(self) -> str:
         return f"ForwardSDE({self.sde!r})"
@@ -148,8 +180,12 @@ class _OfModel(Dynamics):
     def counted(self) -> Dynamics:
         return self._with(self.model.counted())
 
-    def part(self, start: int, stop: int, total: int) -> Dynamics:
-        return self._with(self.model.part(start, stop, total))
+    def rows(self, which: slice | Tensor, shape: tuple[int, ...]) -> Dynamics:
+        return self._with(self.model.rows(which, shape[0]))
+
+    @property
+    def noise_dim(self) -> int | None:
+        return None
 
     def _with(self, model: ScoreModel) -> Dynamics:
         other = copy.copy(self)
@@ -210,7 +246,7 @@ def _like_state(value: object, x: Tensor) -> Tensor:
             f"the drift returned a tensor of shape {tuple(value.shape)} for a state of shape {tuple(x.shape)}; "
             "expected the same shape."
         )
-    return value.to(x.dtype)
+    return value if value.dtype == x.dtype else value.to(x.dtype)
 
 
 def _at(schedule: Callable[[Tensor | float], Tensor], t: Tensor, x: Tensor) -> Tensor:

@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 from sdekit._tensors import check_device, check_dtype, check_positive_integer, check_shape, check_state, is_finite
-from sdekit.dynamics import Dynamics, ProbabilityFlow, ReverseSDE, as_dynamics
+from sdekit.dynamics import Dynamics, ForwardSDE, ProbabilityFlow, ReverseSDE, as_dynamics
 from sdekit.errors import ArgumentError, NonFiniteError, ShapeError, UnsupportedError
 from sdekit.grids import Custom, Grid, check_monotone, make_grid
 from sdekit.models.score import ScoreModel, conditioned
 from sdekit.noise import NoiseSource, noise_source
 from sdekit.sdes import AbstractSDE, DiffusionSDE
+from sdekit.sdes.calculus import Reread
 from sdekit.solvers.base import Observers, Problem, Solver, StepInfo
-from sdekit.solvers.catalogue import get
+from sdekit.solvers.catalogue import get, on_sde
 from sdekit.solvers.ecosystem import recipe
 from sdekit.solvers.fixed_step import FixedStepSolver
 from sdekit.solvers.solution import Solution, SolveState, Status, first_bad_samples
@@ -84,25 +85,41 @@ def solve(
         stop: end after this many steps.
         options: the solver's own, where it is given by name (`eta`, `snr`, `rtol`, …).
 
+    An SDE of the other calculus than the solver's is solved with its drift corrected by autodiff
+    (`sdekit.sdes.as_ito`, `as_stratonovich`), so that the solution is the same; `stats["converted"]` says so. The names
+    of ODE methods ("euler", "heun", "midpoint") stand for their stochastic namesakes on an SDE.
+
     Raises:
         ArgumentError, ShapeError, UnknownNameError: for input that makes no sense, before any evaluation.
-        UnsupportedError: if the solver cannot serve the dynamics, before any evaluation.
+        UnsupportedError: if the solver cannot serve the dynamics, before any evaluation; or if the diffusion of an SDE
+            that must be converted cannot be differentiated.
         NonFiniteError: if the state becomes non-finite; names solver, step and time.
     """
     moving = as_dynamics(dynamics)
     if isinstance(solver, str):
         named = recipe(solver)
         solver, options = named.solver, {**named.options, **options}
+        if isinstance(moving, ForwardSDE):
+            solver = on_sde(solver)
         grid = named.grid if grid is None else grid
     chosen = _solver(solver, options)
     grid = chosen.own_grid if grid is None and steps is None else grid
     x0 = check_state("x0", x0)
-    chosen.check(moving)
+    moving = moving.rows(slice(0, x0.shape[0]), tuple(x0.shape))  # parameters that do not fit are told here
+    reread = moving.read_by(chosen.calculus) if isinstance(moving, ForwardSDE) and chosen.stochastic else moving
+    chosen.check(reread)
     times, kept = _times(moving, chosen, steps, grid, t0, t1, save_at)
+    if reread is not moving and isinstance(reread.sde, Reread):
+        with torch.no_grad():
+            reread.sde.check(x0, times[0].to(x0.device))
+    moving = reread
     source = noise_source(seed=seed, seeds=seeds, generator=generator, noise=noise, first=first)
     keep = trajectory or save_at is not None
     observers = Observers(progress, _checked_callback(chosen, callback), keep)
     solution = _integrate(chosen, Problem(moving, x0, times, source), observers, chunk, resume, stop)
+    if isinstance(moving.sde, Reread):
+        said = f"{moving.sde.original.calculus} to {moving.sde.calculus}"
+        solution = replace(solution, stats={**solution.stats, "converted": said})
     return solution if kept is None else kept.select(solution)
 
 
@@ -401,7 +418,7 @@ def _integrate(
     parts: list[Solution] = []
     for a in range(0, batch, size):
         b = min(batch, a + size)
-        part = problem.dynamics.part(a, b, batch)
+        part = problem.dynamics.rows(slice(a, b), tuple(problem.x.shape))
         noise = problem.noise.part(a, b, batch)
         try:
             solution = solver.integrate(

@@ -298,8 +298,8 @@ class OwnEuler(StepSolver):
 
     name, kind, reference, stochastic = "own", "step", "", False
 
-    def step_formula(self, dynamics, x, t, s, dw):
-        return x + (s - t).to(x.dtype) * dynamics.drift(x, t)
+    def step_formula(self, dynamics, x, t, s, h, noise):
+        return x + h * dynamics.drift(x, t)
 
     def options(self):
         return {}

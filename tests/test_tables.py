@@ -228,8 +228,8 @@ class _ByStep(StepSolver):
 
     name, kind, reference, stochastic = "by_step", "step", "", True
 
-    def step_formula(self, dynamics, x, t, s, dw):
-        return EulerMaruyama().step_formula(dynamics, x, t, s, dw)
+    def step_formula(self, dynamics, x, t, s, h, noise):
+        return EulerMaruyama().step_formula(dynamics, x, t, s, h, noise)
 
 
 @pytest.mark.parametrize("tau", [1.0, 0.4, 2.0])

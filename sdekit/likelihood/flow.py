@@ -99,8 +99,11 @@ class AugmentedFlow(Dynamics):
         # Traces of their own, so that a second solve of the same flow draws the same probes.
         return self._with(self._model.counted(), self._traces.part(0, batch, batch), self._truncation)
 
-    def part(self, start: int, stop: int, total: int) -> Dynamics:
-        model, traces = self._model.part(start, stop, total), self._traces.part(start, stop, total)
+    def rows(self, which: slice | Tensor, shape: tuple[int, ...]) -> Dynamics:
+        if not isinstance(which, slice):
+            raise ArgumentError("the augmented flow is cut into slices of its batch only: its probes are drawn so.")
+        start, stop, _ = which.indices(shape[0])
+        model, traces = self._model.part(start, stop, shape[0]), self._traces.part(start, stop, shape[0])
         return self._with(model, traces, self._truncation[start:stop])
 
     def _with(self, model: ScoreModel, traces: Traces, truncation: Tensor) -> Dynamics:

@@ -205,9 +205,9 @@ class ScoreModel:
         """The model for samples start … stop - 1 of `total`: batch-first condition tensors are cut accordingly."""
         return self._rows(slice(start, stop), total)
 
-    def rows(self, index: Tensor, total: int) -> ScoreModel:
-        """The model for the samples `index`, int64 (A,), of `total`, with the same counter."""
-        return self._rows(index, total)
+    def rows(self, which: slice | Tensor, total: int) -> ScoreModel:
+        """The model for some samples of `total`, a slice or indices, int64 (A,), with the same counter."""
+        return self._rows(which, total)
 
     def _rows(self, which: slice | Tensor, total: int) -> ScoreModel:
         def cut(value: Any) -> Any:

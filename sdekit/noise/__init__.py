@@ -9,13 +9,17 @@ from torch import Tensor
 
 from sdekit.errors import ArgumentError
 from sdekit.noise.base import NoiseSource, NoiseStream, Purpose
+from sdekit.noise.brownian import BrownianStream, DrawnStream, Increment
 from sdekit.noise.function import FunctionNoise
 from sdekit.noise.keyed import KeyedNoise, SeedsNoise
 from sdekit.noise.torch_generators import GeneratorNoise
 
 __all__ = [
+    "BrownianStream",
+    "DrawnStream",
     "FunctionNoise",
     "GeneratorNoise",
+    "Increment",
     "KeyedNoise",
     "NoiseSource",
     "NoiseStream",

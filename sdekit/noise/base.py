@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Iterator
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["NoiseSource", "NoiseStream", "Purpose"]
+from sdekit.noise.brownian import BrownianStream, DrawnStream, Increment
 
-Purpose = Literal["prior", "steps", "corrector", "probes"]
+__all__ = ["BrownianStream", "DrawnStream", "Increment", "NoiseSource", "NoiseStream", "Purpose"]
+
+Purpose = str  # "prior", "steps", "areas", "corrector", "probes", …: each has draws of its own
 
 
 class NoiseStream(abc.ABC):
@@ -96,6 +98,37 @@ class NoiseSource(abc.ABC):
             draws: how many will be asked for, where it is known.
             scales: float64 (draws,): draw k is multiplied by scales[k], at no cost of a pass where it can be.
         """
+
+    def brownian(
+        self,
+        shape: tuple[int, ...],
+        times: Tensor,
+        *,
+        areas: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        last_noise: bool = True,
+    ) -> BrownianStream:
+        """Brownian increments of `shape` (B, *) along a grid, with as many levels of Levy areas as asked for.
+
+        W ~ N(0, |h|), H ~ N(0, |h|/12), K ~ N(0, |h|/720), independent, from draws for "steps", "areas" and "third
+        areas": the same W whether areas are asked for or not.
+
+        Args:
+            times: the grid, float64 (N + 1,).
+            areas: 0: W; 1: W and H; 2: W, H and K.
+            last_noise: whether the last step has any.
+        """
+        spans = times.diff().abs()
+        if not last_noise:
+            spans[-1] = 0.0
+        streams = [
+            self.open(
+                shape, purpose=purpose, dtype=dtype, device=device, draws=len(spans), scales=torch.sqrt(spans / part)
+            )
+            for purpose, part in (("steps", 1), ("areas", 12), ("third areas", 720))[: areas + 1]
+        ]
+        return DrawnStream(times, streams)
 
     @abc.abstractmethod
     def part(self, start: int, stop: int, total: int) -> NoiseSource:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sdekit.errors import ArgumentError, UnsupportedError
 from sdekit.noise.base import NoiseSource, NoiseStream, Purpose
+from sdekit.noise.keyed import KeyedNoise, SeedsNoise
 
 __all__ = ["GeneratorNoise"]
 
@@ -62,6 +63,14 @@ class GeneratorNoise(NoiseSource):
             self._opened.append(stream)
         return stream
 
+    def seeded(self, batch: int) -> KeyedNoise | SeedsNoise:
+        """A seed for the whole batch, or one for each sample, drawn from the generators."""
+        if self._each is None:
+            return KeyedNoise(_draw_seed(self._single))
+        if len(self._each) != batch:
+            raise ArgumentError(f"generator has {len(self._each)} entries for a batch of {batch}; give one a sample.")
+        return SeedsNoise([_draw_seed(generator) for generator in self._each])
+
     def for_one_solve(self) -> NoiseSource:
         other = GeneratorNoise(self._single if self._each is None else self._each)
         other._opened = []
@@ -95,6 +104,11 @@ class GeneratorNoise(NoiseSource):
 
     def __repr__(self) -> str:
         return f"GeneratorNoise({self._single if self._each is None else self._each!r})"
+
+
+def _draw_seed(generator: torch.Generator | None) -> int:
+    device = "cpu" if generator is None else generator.device
+    return int(torch.randint(2**62, (), generator=generator, device=device))
 
 
 class _TorchStream(NoiseStream):

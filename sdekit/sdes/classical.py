@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, final
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sdekit._tensors import as_float64, check_number, expand_right
 from sdekit.errors import ArgumentError, ShapeError
-from sdekit.sdes.base import AbstractSDE, Calculus, broadcasts
+from sdekit.sdes.base import AbstractSDE, Affine, Calculus, broadcasts
 
 __all__ = ["GeometricBrownianMotion", "OrnsteinUhlenbeck"]
 
@@ -21,6 +21,18 @@ class _ClassicalSDE(AbstractSDE):
     """Parameters are numbers or tensors broadcastable to x (a batch of parameter sets is a tensor of shape (B, 1))."""
 
     calculus: Calculus = "ito"
+    needs_autograd = False
+
+    def rows(self, which: slice | Tensor, shape: tuple[int, ...]) -> _ClassicalSDE:
+        def cut(value: Parameter) -> Parameter:
+            # Broadcasting counts dimensions from the right: only a parameter with all of them has a batch.
+            if not isinstance(value, Tensor) or value.ndim < len(shape) or value.shape[0] == 1:
+                return value
+            return value[which] if isinstance(which, slice) else value[which.to(value.device)]
+
+        values = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+        changed = {name: cut(value) for name, value in values.items()}
+        return self if all(changed[n] is values[n] for n in values) else replace(self, **changed)  # type: ignore[type-var]
 
     def to_dict(self) -> dict[str, Any]:
         """{"type": class name, …parameters}, all JSON values: a tensor becomes nested lists."""
@@ -90,6 +102,17 @@ class OrnsteinUhlenbeck(_ClassicalSDE):
     def diffusion(self, x: Tensor, t: Tensor) -> Tensor:
         """sigma, as () or of its own shape."""
         return torch.as_tensor(_like(self.sigma, x), dtype=x.dtype, device=x.device)
+
+    @property
+    def constant_diffusion(self) -> float | None:
+        return None if isinstance(self.sigma, Tensor) else self.sigma
+
+    def affine(self, t: Tensor) -> Affine | None:
+        """-theta x + theta mu and sigma, where they are numbers."""
+        if any(isinstance(value, Tensor) for value in (self.theta, self.mu, self.sigma)):
+            return None
+        one = torch.ones_like(t)
+        return Affine(-self.theta * one, self.theta * self.mu * one, self.sigma * one)
 
     def marginal(self, x0: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of X_t | X_0 = x0 (Gaussian), broadcastable to x0."""

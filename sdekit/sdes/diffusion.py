@@ -23,7 +23,7 @@ from torch import Tensor
 
 from sdekit._tensors import as_float64, check_number, check_shape, expand_right
 from sdekit.errors import ArgumentError, ShapeError
-from sdekit.sdes.base import AbstractSDE, Calculus, NoiseKind
+from sdekit.sdes.base import AbstractSDE, Affine, Calculus, NoiseKind
 
 __all__ = ["CustomDiffusionSDE", "DiffusionSDE"]
 
@@ -53,6 +53,13 @@ class DiffusionSDE(AbstractSDE):
     t_min: float
     t_max: float
     name: ClassVar[str]
+
+    needs_autograd = False
+
+    def affine(self, t: Tensor) -> Affine:
+        """f(t) x and g(t)."""
+        a = self.drift_coefficient(t)
+        return Affine(a, torch.zeros_like(a), self.diffusion_coefficient(t))
 
     # What a family gives -----------------------------------------------------------------------------------------
 

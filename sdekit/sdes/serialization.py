@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast, get_args
 
 import torch
 
 from sdekit.errors import ArgumentError, UnknownNameError
-from sdekit.sdes.base import AbstractSDE
+from sdekit.sdes.base import AbstractSDE, Calculus
+from sdekit.sdes.calculus import Reread
 from sdekit.sdes.classical import GeometricBrownianMotion, OrnsteinUhlenbeck
+from sdekit.sdes.closed_form import CLOSED_FORM_SDES
 from sdekit.sdes.diffusion import DiffusionSDE
 from sdekit.sdes.flow import FlowSDE
 from sdekit.sdes.ve import EDMSDE, VESDE
@@ -20,6 +22,7 @@ __all__ = ["DIFFUSION_SDES", "from_dict", "named"]
 DIFFUSION_SDES: tuple[type[DiffusionSDE], ...] = (VPSDE, SubVPSDE, VESDE, CosineVPSDE, EDMSDE, FlowSDE)
 _TYPES: dict[str, type[AbstractSDE]] = {
     **{c.__name__: c for c in DIFFUSION_SDES},
+    **{c.__name__: c for c in CLOSED_FORM_SDES},
     "OrnsteinUhlenbeck": OrnsteinUhlenbeck,
     "GeometricBrownianMotion": GeometricBrownianMotion,
 }
@@ -38,6 +41,11 @@ def from_dict(values: Mapping[str, Any]) -> AbstractSDE:
     kind = parameters.pop("type", None)
     if kind is None:
         raise ArgumentError(f"an SDE's dict needs a 'type', one of {', '.join(sorted(_TYPES))}; got {dict(values)!r}.")
+    if kind == "Reread":
+        calculus = parameters.get("calculus")
+        if set(parameters) != {"calculus", "sde"} or calculus not in get_args(Calculus):
+            raise ArgumentError(f"a Reread's dict holds 'sde' and 'calculus'; got {parameters!r}.")
+        return Reread(from_dict(parameters["sde"]), cast("Calculus", calculus))
     if not isinstance(kind, str) or kind not in _TYPES:
         raise UnknownNameError("SDE type", kind, _TYPES)
     try:

@@ -3,9 +3,13 @@ r"""The one adaptive loop: per-sample steps with an embedded error, in a clock o
 Every sample has its own place and step; what one does changes nothing for another. A step is accepted where the error
 norm of its sample,
 
-    E = rms( (x_high - x_low) / max(atol, rtol max(|x|, |x_high|)) ),
+    E = rms( error / (atol + rtol max(|x|, |x_new|)) ),
 
-is at most 1, and the next is h min(max_factor, max(min_factor, safety E^(-1/k))), k the order of the embedded error.
+is at most 1. The next is h times
+
+    safety E_n^(-b1/k) E_{n-1}^(-b2/k) E_{n-2}^(-b3/k),   b1 = P + I + D,   b2 = -(P + 2D),   b3 = D,
+
+within [min_factor, max_factor], k the order of the embedded error (Soderlind 2003); after a rejection E^(-1/k) alone.
 Samples that have arrived leave the batch: they cost nothing more.
 """
 
@@ -24,16 +28,18 @@ from sdekit.errors import NonFiniteError
 from sdekit.solvers.progress import progress_bar
 from sdekit.solvers.solution import Status
 
+_NEAR = 1 / 16
+
 __all__ = ["AdaptiveRun", "Attempt", "Controller", "PairStepper", "run_adaptive"]
 
 
 @final
 @dataclass(frozen=True)
 class Attempt:
-    """A step tried for some samples: the state it gives, (A, *), and another whose difference is its error."""
+    """A step tried for some samples: the state it gives, and its error, both (A, *)."""
 
-    high: Tensor
-    low: Tensor
+    x: Tensor
+    error: Tensor
 
 
 class PairStepper(abc.ABC):
@@ -46,30 +52,59 @@ class PairStepper(abc.ABC):
     def attempt(self, x: Tensor, start: Tensor, stop: Tensor, rows: Tensor) -> Attempt:
         """The step from `start` to `stop` in the solver's clock, float64 (A,), of samples `rows` of the batch."""
 
+    def place(self, stop: Tensor, within: Tensor) -> Tensor:
+        """Where a step planned to end at `stop` had better end, not further than `within` from it: (A,)."""
+        return stop
+
+    def taken(self, rows: Tensor, good: Tensor) -> None:
+        """Told after each attempt which of its rows were accepted, bool (A,)."""
+        del rows, good  # nothing is kept between steps here
+
 
 @final
 @dataclass(frozen=True)
 class Controller:
-    """How steps are accepted and chosen; `order` is that of the embedded error."""
+    """How steps are accepted and chosen; `order` is that of the embedded error.
+
+    greater: scale errors by max(atol, rtol |x|) instead of the sum, as the DPM-Solver paper does.
+    first: the first step of each sample, (B,) or one number for all.
+    smallest: a step shorter than this is not tried; its sample ends with the status "min_step".
+    """
 
     rtol: float
     atol: float
     order: float
-    first: float
+    first: float | Tensor
+    smallest: float = 0.0
+    proportional: float = 0.0
+    integral: float = 1.0
+    derivative: float = 0.0
+    greater: bool = False
     safety: float = 0.9
     min_factor: float = 0.2
     max_factor: float = 5.0
 
     def error(self, before: Tensor, attempt: Attempt) -> Tensor:
         """E of each sample, (A,), float64; infinite where the step is not finite."""
-        scale = (self.rtol * torch.maximum(before.abs(), attempt.high.abs())).clamp(min=self.atol)
-        error = per_sample_rms((attempt.high - attempt.low) / scale).double().cpu()
-        return torch.where(torch.isfinite(error), error, torch.inf)
+        relative = self.rtol * torch.maximum(before.abs(), attempt.x.abs())
+        scale = relative.clamp(min=self.atol) if self.greater else relative + self.atol
+        error = per_sample_rms(attempt.error / scale).double().cpu()
+        # A step of two infinite states may have an error of 0/0 or a finite one: only a finite state is accepted.
+        finite = torch.isfinite(attempt.x.reshape(len(error), -1)).all(dim=1).cpu()
+        return torch.where(torch.isfinite(error) & finite, error, torch.inf)
 
-    def factor(self, error: Tensor) -> Tensor:
-        """By how much the next step is longer than the one with this error."""
-        grown = self.safety * error.clamp(min=1e-12) ** (-1 / self.order)
-        return grown.clamp(self.min_factor, self.max_factor)
+    def factor(self, error: Tensor, earlier: Tensor) -> Tensor:
+        """By how much the next step is longer than the one with this error, (A,); `earlier` are the two before, (A, 2).
+
+        After a rejection (error > 1) it is shorter.
+        """
+        p, i, d = self.proportional, self.integral, self.derivative
+        now, before = error.clamp(min=1e-12), earlier.clamp(min=1e-12)
+        grown = self.safety * now ** (-(p + i + d) / self.order)
+        if p or d:
+            grown = grown * before[:, 0] ** ((p + 2 * d) / self.order) * before[:, 1] ** (-d / self.order)
+        shrunk = (self.safety * now ** (-1 / self.order)).clamp(max=self.safety)
+        return torch.where(error <= 1, grown, shrunk).clamp(self.min_factor, self.max_factor)
 
 
 @final
@@ -96,8 +131,11 @@ def run_adaptive(
     time_of: Callable[[float], float],
     max_nfe: int | None = None,
     progress: bool = False,
+    spent: int = 0,
 ) -> tuple[AdaptiveRun, list[Tensor]]:
     """Move x, (B, *), through the `places` of the clock, float64 (K,); each is landed on exactly.
+
+    `spent` is what each sample has evaluated before.
 
     Returns where every sample ended, and the states at the places that all samples reached, the first included.
 
@@ -110,54 +148,64 @@ def run_adaptive(
     run = AdaptiveRun(
         x.clone(),
         torch.full((batch,), float(places[0]), dtype=torch.float64, device="cpu"),
-        torch.full((batch,), controller.first, dtype=torch.float64, device="cpu"),
-        zeros.clone(),
+        torch.as_tensor(controller.first, dtype=torch.float64).expand(batch).clone(),
+        zeros + spent,
         zeros.clone(),
         zeros.clone(),
         ["success"] * batch,
     )
     kept = [x.clone()]
-    spent = torch.zeros(batch, dtype=torch.bool, device="cpu")
+    ended = torch.zeros(batch, dtype=torch.bool, device="cpu")
+    errors = torch.ones(batch, 2, dtype=torch.float64, device="cpu")
     total = abs(float(places[-1] - places[0]))
-    smallest = 1e-10 * total
+    smallest = max(1e-10 * total, controller.smallest)
     with progress_bar(progress, total=1.0, name=name, unit="T") as bar:
         for end in places[1:].tolist():
-            active = (~spent).nonzero()[:, 0]
+            active = (~ended).nonzero()[:, 0]
             while len(active):
                 if max_nfe is not None:
                     over = run.nfe[active] + stepper.evaluations > max_nfe
                     for i in active[over].tolist():
-                        run.status[i], spent[i] = "max_nfe", True
+                        run.status[i], ended[i] = "max_nfe", True
                     active = active[~over]
                     if not len(active):
                         break
                 start = run.at[active]
                 left = (end - start).abs()
-                # A last step of a rounding error's length is not left over.
-                length = torch.where(run.step[active] >= left * (1 - 1e-9), left, run.step[active])
-                stop = torch.where(length == left, end, start + direction * length)
+                planned = run.step[active].clamp(min=smallest)
+                # No last step of a rounding error's length is left over.
+                lands = planned >= left * (1 - 1e-9)
+                stop = stepper.place(start + direction * planned, _NEAR * planned)
+                lands |= (end - stop) * direction <= 1e-9 * planned
+                stop = torch.where(lands, end, stop)
+                length = (stop - start).abs()
                 rows = active.to(x.device)
                 before = run.x[rows]
                 attempt = stepper.attempt(before, start, stop, rows)
                 error = controller.error(before, attempt)
                 run.nfe[active] += stepper.evaluations
                 good = error <= 1
-                if bool((torch.isinf(error) & (length <= smallest)).any()):
-                    bad = active[torch.isinf(error) & (length <= smallest)]
+                stepper.taken(rows, good)
+                hopeless = torch.isinf(error) & (length <= smallest * (1 + _NEAR))
+                if bool(hopeless.any()):
+                    bad = active[hopeless]
                     raise NonFiniteError(
                         name, int(run.accepted[bad[0]]) + 1, time_of(float(run.at[bad[0]])), bad.tolist()
                     )
                 taken = active[good]
-                run.x[rows[good.to(x.device)]] = attempt.high[good.to(x.device)]
+                run.x[rows[good.to(x.device)]] = attempt.x[good.to(x.device)]
                 run.at[taken] = stop[good]
                 run.accepted[taken] += 1
                 run.rejected[active[~good]] += 1
-                proposed = length * controller.factor(error)
+                proposed = length * controller.factor(error, errors[active])
+                errors[taken] = torch.stack([error[good], errors[taken][:, 0]], dim=1)
                 # A step cut short to land says nothing against the step that was planned.
-                cut = good & (length < run.step[active])
-                run.step[active] = torch.where(cut, torch.maximum(proposed, run.step[active]), proposed)
+                cut = good & lands & (length < planned)
+                run.step[active] = torch.where(cut, torch.maximum(proposed, planned), proposed)
+                for i in active[~good & (length <= smallest * (1 + _NEAR))].tolist():
+                    run.status[i], ended[i] = "min_step", True
                 bar.update(float((run.at - places[0]).abs().mean()) / total - bar.n)
-                active = active[run.at[active] != end]
-            if not bool(spent.any()):
+                active = active[(run.at[active] != end) & ~ended[active]]
+            if not bool(ended.any()):
                 kept.append(run.x.clone())
     return run, kept

@@ -19,7 +19,7 @@ from sdekit.dynamics import Dynamics
 from sdekit.errors import UnsupportedError
 from sdekit.grids import Grid
 from sdekit.noise import NoiseSource
-from sdekit.sdes import Calculus
+from sdekit.sdes import Calculus, NoiseKind, UnderdampedLangevin
 from sdekit.solvers.solution import Solution, SolveState
 
 __all__ = ["AdaptiveSolver", "Observers", "Problem", "Solver", "StepInfo", "Stepper"]
@@ -80,9 +80,12 @@ class Solver(abc.ABC):
         order: order of accuracy for an ODE; None for a stochastic solver.
         strong_order, weak_order: for an SDE with the noise kinds it serves; None where none is known.
         evaluations_per_step: network (or drift) evaluations of one step; None where it varies.
-        needs: what the dynamics must offer: "score" for a diffusion model, "diagonal" for no general noise, …
+        needs: what the dynamics must offer: "score" for a diffusion model, "underdamped" for Langevin's equation with
+            position and velocity.
+        noise_kinds: the kinds of noise that it serves.
         calculus: the readings of an SDE that it serves.
         noise_option: the option that makes it stochastic where it is not 0, if there is one ("eta", "tau", …).
+        differentiates: whether it differentiates the dynamics itself (Milstein's, implicit methods).
         couples_batch: True where a sample's result depends on its batch (a shared step size, a batch norm).
         default_grid: the grid it takes where none is named.
         reference: authors, year, arXiv id.
@@ -95,8 +98,10 @@ class Solver(abc.ABC):
     weak_order: ClassVar[float | None] = None
     evaluations_per_step: ClassVar[int | None] = None
     needs: ClassVar[tuple[str, ...]] = ()
+    noise_kinds: ClassVar[tuple[NoiseKind, ...]] = ("scalar", "additive", "diagonal", "commutative", "general")
     calculus: ClassVar[tuple[Calculus, ...]] = ("ito", "stratonovich")
     noise_option: ClassVar[str | None] = None
+    differentiates: ClassVar[bool] = False
     default_grid: ClassVar[str] = "uniform"
     reference: ClassVar[str]
 
@@ -148,10 +153,15 @@ class Solver(abc.ABC):
                 f"solver {self.name!r} converges to the {' and '.join(self.calculus)} solution; {dynamics!r} is read "
                 f"in the {dynamics.calculus} sense. Rewrite the drift, or take a solver of that calculus."
             )
-        if "elementwise noise" in self.needs and dynamics.noise == "general":
+        if "underdamped" in self.needs and not isinstance(dynamics.sde, UnderdampedLangevin):
             raise UnsupportedError(
-                f"solver {self.name!r} serves scalar, additive and diagonal noise; {dynamics!r} has general (matrix) "
-                "noise. Take 'euler_maruyama'."
+                f"solver {self.name!r} is made for the underdamped Langevin equation, "
+                f"sdekit.sdes.UnderdampedLangevin; {dynamics!r} is none."
+            )
+        if dynamics.stochastic and dynamics.noise not in self.noise_kinds:
+            raise UnsupportedError(
+                f"solver {self.name!r} serves {_listed(self.noise_kinds)} noise; {dynamics!r} has {dynamics.noise} "
+                "noise. `sdekit solvers` lists what serves which; 'euler_maruyama' and 'stochastic_heun' serve any."
             )
 
     def options(self) -> dict[str, Any]:
@@ -163,6 +173,10 @@ class Solver(abc.ABC):
     def __repr__(self) -> str:
         shown = ", ".join(f"{k}={v!r}" for k, v in self.options().items())
         return f"{type(self).__name__}({shown})"
+
+
+def _listed(words: tuple[str, ...]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 class Stepper(abc.ABC):

@@ -11,6 +11,7 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Any, final
 
 from sdekit.errors import ArgumentError, UnknownNameError
+from sdekit.solvers.adaptive import Adaptive
 from sdekit.solvers.base import Solver
 from sdekit.solvers.bridges.scipy_ode import METHODS as SCIPY_METHODS
 from sdekit.solvers.bridges.scipy_ode import ScipyODE
@@ -44,26 +45,36 @@ from sdekit.solvers.diffusion.sa_solver import SASolver
 from sdekit.solvers.diffusion.stochastic_single import SEEDS2, SEEDS3, DPMSolverPPSDE
 from sdekit.solvers.diffusion.tabulated import Tabulated
 from sdekit.solvers.diffusion.unipc import UniP, UniPC
+from sdekit.solvers.embedded import EmbeddedSolver
 from sdekit.solvers.fixed_step import FixedStepSolver
 from sdekit.solvers.ode.euler import Euler
 from sdekit.solvers.ode.heun import Heun
 from sdekit.solvers.ode.rk4 import RK4
 from sdekit.solvers.predictor_corrector import PredictorCorrector
+from sdekit.solvers.sde.additive import SOSRA, SRA1, SRA3, ShARK
+from sdekit.solvers.sde.diagonal import SOSRI, SRIW1
 from sdekit.solvers.sde.euler_maruyama import EulerMaruyama
+from sdekit.solvers.sde.heun import EulerHeun, StochasticHeun, StochasticMidpoint
+from sdekit.solvers.sde.milstein import Milstein, MilsteinFree
+from sdekit.solvers.sde.tamed_euler import TamedEuler
 
-__all__ = ["Entry", "describe", "entries", "get", "names", "register", "resolve"]
+__all__ = ["Entry", "describe", "entries", "get", "names", "on_sde", "register", "resolve"]
 
 
 @final
 @dataclass(frozen=True)
 class Entry:
-    """One name of the catalogue: how its solver is made, its other names, and a line about it."""
+    """One name of the catalogue: how its solver is made, its other names, and a line about it.
+
+    on_sde: for the name of an ODE method, the name of the SDE method that `solve` takes under it for an SDE.
+    """
 
     name: str
     make: Callable[..., Solver]
     summary: str
     aliases: tuple[str, ...] = ()
     fixed: dict[str, Any] = field(default_factory=dict)
+    on_sde: str = ""
 
 
 def _predictor_corrector(
@@ -110,8 +121,46 @@ def _options_of(make: Callable[..., Any]) -> set[str]:
     return set(code.co_varnames[: code.co_argcount])
 
 
+def _adaptive(
+    method: EmbeddedSolver,
+    rtol: float = 1e-3,
+    atol: float = 1e-6,
+    h_init: float | None = None,
+    h_min: float = 0.0,
+    max_nfe: int | None = None,
+    proportional: float | None = None,
+    integral: float | None = None,
+    derivative: float = 0.0,
+) -> Adaptive:
+    """Adaptive with this method."""
+    return Adaptive(method, rtol, atol, h_init, h_min, max_nfe, proportional, integral, derivative)
+
+
+_ADAPTIVE: tuple[EmbeddedSolver, ...] = (
+    EulerMaruyama(),
+    StochasticHeun(),
+    StochasticMidpoint(),
+    SRA1(),
+    SRA3(),
+    SOSRA(),
+    ShARK(),
+    SRIW1(),
+    SOSRI(),
+)
 _ENTRIES = (
     Entry("euler_maruyama", EulerMaruyama, "Euler-Maruyama on any SDE", ("em",)),
+    Entry("stochastic_heun", StochasticHeun, "Heun on any Stratonovich SDE", ("heun_sde",)),
+    Entry("stochastic_midpoint", StochasticMidpoint, "the midpoint rule on any Stratonovich SDE", ("midpoint_sde",)),
+    Entry("euler_heun", EulerHeun, "Heun in the noise, Euler in the drift: one drift evaluation"),
+    Entry("milstein", Milstein, "Milstein, the diffusion differentiated by torch"),
+    Entry("milstein_free", MilsteinFree, "Milstein without derivatives"),
+    Entry("sra1", SRA1, "strong order 1.5 for additive noise, two stages"),
+    Entry("sra3", SRA3, "strong order 1.5 for additive noise, three stages"),
+    Entry("sosra", SOSRA, "strong order 1.5 for additive noise, stable: for steps by tolerance"),
+    Entry("shark", ShARK, "strong order 1.5 for additive noise, two stages, the smallest error"),
+    Entry("sriw1", SRIW1, "strong order 1.5 for diagonal Ito noise", ("srk",)),
+    Entry("sosri", SOSRI, "strong order 1.5 for diagonal Ito noise, stable: for steps by tolerance"),
+    Entry("tamed_euler", TamedEuler, "Euler-Maruyama for drifts that grow faster than linearly"),
     Entry("ancestral", Ancestral, "DDPM's posterior, step by step", ("ddpm", "ancestral_sampling")),
     Entry("reverse_diffusion", ReverseDiffusion, "the forward discretisation turned round"),
     Entry("ddim", DDIM, "exponential Euler; eta from deterministic to ancestral", ("dpm_solver_1", "dpmpp_1")),
@@ -146,10 +195,14 @@ _ENTRIES = (
     Entry("er_sde", ERSDE, "extended reverse SDE with a small noise"),
     Entry("edm", EDM, "Heun or Euler with fresh noise (churn) before each step", ("edm_stochastic",)),
     Entry("restart", Restart, "Heun with returns to a higher noise level"),
-    Entry("euler", Euler, "Euler on the probability flow or any ODE"),
+    Entry("euler", Euler, "Euler on the probability flow or any ODE", on_sde="euler_maruyama"),
     Entry("heun", Heun, "Heun on the probability flow or any ODE", ("edm_heun",)),
     Entry("rk4", RK4, "classical Runge-Kutta on the probability flow or any ODE"),
     Entry("pc", _predictor_corrector, "any predictor with any corrector", ("predictor_corrector",)),
+    *(
+        Entry(f"adaptive:{m.name}", _adaptive, f"{m.name} with steps chosen by its error", (), {"method": m})
+        for m in _ADAPTIVE
+    ),
     *(Entry(f"scipy:{m}", ScipyODE, f"scipy's {m}, adaptive, in float64", (), {"method": m}) for m in SCIPY_METHODS),
     *(
         Entry(f"torchsde:{m}", TorchsdeSDE, f"torchsde's {m}, a step for each of the grid's", (), {"method": m})
@@ -232,8 +285,16 @@ def resolve(name: str) -> Entry:
     return known[key]
 
 
+def on_sde(name: str) -> str:
+    """The name that `solve` takes for an SDE: that of the SDE method of the same name, where there is one."""
+    entry = resolve(name)
+    return entry.on_sde or name
+
+
 def get(name: str, **options: Any) -> Solver:
     """The solver of that name with these options; "table:FILE" is the one that a saved table makes.
+
+    A method with an embedded error that is given a tolerance (rtol, atol) is its adaptive form, "adaptive:NAME".
 
     Raises:
         UnknownNameError: if no solver has that name.
@@ -244,6 +305,8 @@ def get(name: str, **options: Any) -> Solver:
             raise ArgumentError(f"a table has no options; got {', '.join(sorted(options))}.")
         return Tabulated.load(name.removeprefix("table:"))
     entry = resolve(name)
+    if {"rtol", "atol"} & set(options) and f"adaptive:{entry.name}" in _CATALOGUE:
+        entry = _CATALOGUE[f"adaptive:{entry.name}"]
     allowed = _options_of(entry.make) - set(entry.fixed)
     unknown = sorted(set(options) - allowed)
     if unknown:

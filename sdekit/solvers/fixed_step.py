@@ -72,7 +72,14 @@ class FixedStepSolver(Solver):
         """Solve; from `resume` (a state of the same problem) where given, and to the end of step `stop` where given."""
         self.check(problem.dynamics)
         return run_fixed(
-            self.name, repr(self), self.stepper, problem, observers or Observers(), resume=resume, stop=stop
+            self.name,
+            repr(self),
+            self.stepper,
+            problem,
+            observers or Observers(),
+            resume=resume,
+            stop=stop,
+            differentiates=self.differentiates,
         )
 
     def table(self, sde: DiffusionSDE, times: Tensor) -> Table:

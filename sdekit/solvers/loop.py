@@ -81,10 +81,12 @@ def run_fixed(
     *,
     resume: SolveState | None = None,
     stop: int | None = None,
+    differentiates: bool = False,
 ) -> Solution:
     """Drive the stepper of `make` over the problem's grid, from `resume` and to the end of step `stop` where given.
 
     `name` is the solver's in messages; `solver`, its `repr`, tells whose a saved state is, options included.
+    `differentiates` says that the solver does, so that inference mode must be off.
     """
     dynamics = problem.dynamics.counted()
     steps = len(problem.times) - 1
@@ -106,7 +108,8 @@ def run_fixed(
     each = observers.callback is not None or observers.trajectory or not replayable
     stopped = False
     k = first
-    guard = torch.no_grad if dynamics.needs_autograd else torch.inference_mode
+    autograd = dynamics.needs_autograd or differentiates
+    guard = torch.no_grad if autograd else torch.inference_mode
     with progress_bar(observers.progress, total=steps, initial=first, name=name) as bar:
         while k < last and not stopped:
             ahead = k + 1 if each else min(last, k + _STRIDE)
@@ -118,7 +121,7 @@ def run_fixed(
             if not finite:
                 if rewind is not None:
                     rewind()
-                raise _non_finite(name, stepper, begin, k, ahead, dynamics.needs_autograd)
+                raise _non_finite(name, stepper, begin, k, ahead, autograd)
             k = ahead
             bar.update(k - bar.n)
             if observers.callback is not None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 __all__ = ["Solution", "SolveState", "Status"]
 
-Status = Literal["success", "stopped", "max_nfe", "failed"]
+Status = Literal["success", "stopped", "max_nfe", "min_step", "event", "failed"]
 
 
 @dataclass(frozen=True)

@@ -3,43 +3,98 @@
 from __future__ import annotations
 
 import abc
-from typing import final
+import math
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
-from sdekit.dynamics import Dynamics
-from sdekit.noise import NoiseStream
+from sdekit.dynamics import Dynamics, ProbabilityFlow, ReverseSDE
+from sdekit.noise import BrownianStream, Increment
 from sdekit.solvers.base import Problem, Stepper
 from sdekit.solvers.fixed_step import FixedStepSolver
 from sdekit.solvers.solution import SolveState
 
-__all__ = ["StepSolver", "StepStepper", "apply_diffusion"]
+__all__ = [
+    "StepSolver",
+    "StepStepper",
+    "apply_diffusion",
+    "ends_at_zero",
+    "euler_step",
+    "length",
+    "moved",
+    "square_root",
+]
 
 
 def apply_diffusion(dynamics: Dynamics, g: Tensor, dw: Tensor, x: Tensor) -> Tensor:
-    """g dW of the shape of x: elementwise, or for general noise g of shape (B, *, m) against dW of shape (B, m)."""
-    if dynamics.noise != "general":
+    """g dW of the shape of x: elementwise, or a matrix g of shape (B, *, m) against dW of shape (B, m).
+
+    The columns are added up one by one: a sample's sum is then the same to the last bit alone and in any batch.
+    """
+    m = dynamics.noise_dim
+    if m is None:
         return g * dw
-    m = dw.shape[1]
-    return torch.einsum("bdm,bm->bd", g.reshape(x.shape[0], -1, m), dw).reshape(x.shape)
+    column = (dw.shape[0], *([1] * (x.ndim - 1)))
+    total = g[..., 0] * dw[:, 0].reshape(column)
+    for j in range(1, m):
+        total = total + g[..., j] * dw[:, j].reshape(column)
+    return total
+
+
+def moved(x: Tensor, f: Tensor, h: float | Tensor) -> Tensor:
+    """x + h f as a tensor of its own; h is a number, or (A, 1, …, 1) where each sample has a step of its own."""
+    return x + f * h if isinstance(h, Tensor) else torch.add(x, f, alpha=h)
+
+
+def square_root(h: float | Tensor) -> float | Tensor:
+    """sqrt|h|."""
+    return h.abs().sqrt() if isinstance(h, Tensor) else math.sqrt(abs(h))
+
+
+def length(h: float | Tensor) -> float | Tensor:
+    """|h|."""
+    return h.abs() if isinstance(h, Tensor) else abs(h)
+
+
+def euler_step(dynamics: Dynamics, x: Tensor, t: Tensor, h: float | Tensor, noise: Increment | None) -> Tensor:
+    """x + f h + g W: Euler's step, or Euler-Maruyama's."""
+    y = moved(x, dynamics.drift(x, t), h)
+    return y if noise is None else y.add_(apply_diffusion(dynamics, dynamics.diffusion(x, t), noise.W, x))
+
+
+def ends_at_zero(dynamics: Dynamics, t: float) -> bool:
+    """Whether t is where a model's sigma is 0, so that its score there is infinite."""
+    return isinstance(dynamics, ReverseSDE | ProbabilityFlow) and float(dynamics.model.sde.sigma(t)) == 0
 
 
 class StepSolver(FixedStepSolver):
-    """A one-step method in terms of drift and diffusion."""
+    """A one-step method in terms of drift and diffusion.
+
+    Attributes:
+        areas: what it wants of the Brownian path: 0: W; 1: W and the space-time area H; 2: W, H and K.
+        evaluates_after_start: whether a step evaluates at later times than its start. On a model's dynamics the last
+            step of such a method to sigma = 0, where there is no score, is Euler's.
+    """
 
     kind = "step"
+    areas: ClassVar[int] = 0
+    evaluates_after_start: ClassVar[bool] = True
 
     @abc.abstractmethod
-    def step_formula(self, dynamics: Dynamics, x: Tensor, t: Tensor, s: Tensor, dw: Tensor | None) -> Tensor:
-        """x at time s from x at time t.
+    def step_formula(
+        self, dynamics: Dynamics, x: Tensor, t: Tensor, s: Tensor, h: float | Tensor, noise: Increment | None
+    ) -> Tensor:
+        """x at time s from x at time t, as a tensor of its own; x is left as it is.
 
         Args:
             dynamics: what is integrated.
             x: (B, *).
-            t: the current time, (), float64.
-            s: the next time, (), float64.
-            dw: the Brownian increment over |s - t|, of dynamics.noise_shape(x.shape); None for an ODE.
+            t: the current time, float64: (), or (B,) where each sample has a step of its own.
+            s: the next time, likewise.
+            h: s - t: a number, or (B, 1, …, 1) in the dtype of x. Negative where time falls.
+            noise: the Brownian increment over the step, of dynamics.noise_shape(x.shape), with variance |h|, and its
+                areas; None for an ODE.
         """
 
     def stepper(self, problem: Problem) -> Stepper:
@@ -55,19 +110,18 @@ class StepStepper(Stepper):
         self._solver, self._dynamics = solver, problem.dynamics
         self._x = problem.x.clone()
         self._clock = problem.times.to(problem.x.device)
-        self._floats: list[float] = problem.times.tolist()
-        self._stream: NoiseStream | None = None
+        self._steps: list[float] = problem.times.diff().tolist()
+        zero = solver.evaluates_after_start and ends_at_zero(problem.dynamics, float(problem.times[-1]))
+        self._euler = len(self._steps) - 1 if zero else len(self._steps)
+        self._stream: BrownianStream | None = None
         if problem.dynamics.stochastic:
-            scales = problem.times.diff().abs().sqrt()
-            if not problem.last_noise:
-                scales[-1] = 0.0
-            self._stream = problem.noise.open(
+            self._stream = problem.noise.brownian(
                 problem.dynamics.noise_shape(problem.x.shape),
-                purpose="steps",
+                problem.times,
+                areas=solver.areas,
                 dtype=problem.x.dtype,
                 device=problem.x.device,
-                draws=len(scales),
-                scales=scales,
+                last_noise=problem.last_noise,
             )
 
     @property
@@ -75,17 +129,14 @@ class StepStepper(Stepper):
         return self._x
 
     def advance(self, start: int, stop: int) -> None:
-        formula, dynamics, clock, at, stream = (
-            self._solver.step_formula,
-            self._dynamics,
-            self._clock[start : stop + 1].unbind(0),
-            self._floats,
-            self._stream,
-        )
+        formula, dynamics, stream = self._solver.step_formula, self._dynamics, self._stream
+        clock = self._clock[start : stop + 1].unbind(0)
         x = self._x
-        for k in range(start, stop):
-            dw = None if stream is None else stream.next(at[k], at[k + 1])
-            x = formula(dynamics, x, clock[k - start], clock[k - start + 1], dw)
+        for t, s, h in zip(clock[: self._euler - start], clock[1:], self._steps[start:stop], strict=False):
+            x = formula(dynamics, x, t, s, h, None if stream is None else stream.next())
+        if stop > self._euler:
+            noise = None if stream is None else stream.next()
+            x = euler_step(dynamics, x, clock[-2], self._steps[-1], noise)
         # Copied, not kept: a callback may write into it, which a tensor made in inference mode does not allow.
         self._x.copy_(x)
 

@@ -88,7 +88,12 @@ class ScipyODE(AdaptiveSolver):
         counted = problem.dynamics.counted()
         parts = []
         for i in range(batch):
-            one = Problem(counted.part(i, i + 1, batch), problem.x[i : i + 1], problem.times, problem.noise)
+            one = Problem(
+                counted.rows(slice(i, i + 1), tuple(problem.x.shape)),
+                problem.x[i : i + 1],
+                problem.times,
+                problem.noise,
+            )
             parts.append(self._solve(one, watch, i))
         statuses = [p.status for p in parts]
         # Samples that were stopped early have kept fewer times: the trajectory has those that all of them reached.

@@ -82,7 +82,7 @@ class TorchsdeSDE(FixedStepSolver):
 
     def check(self, dynamics: Dynamics) -> None:
         super().check(dynamics)
-        if dynamics.noise == "general" and self.method in ("milstein", "srk"):
+        if dynamics.noise_dim is not None and self.method in ("milstein", "srk"):
             raise UnsupportedError(f"solver {self.name!r} serves no general (matrix) noise; 'torchsde:euler' does.")
 
     def stepper(self, problem: Problem) -> Stepper:
@@ -198,7 +198,8 @@ class _Equation(torch.nn.Module):
         self._values: dict[tuple[float, int], tuple[Tensor, Tensor]] = {}
         self._probe: Tensor | None = None
         # torchsde's "additive" is a matrix; an elementwise g(t) is its "diagonal".
-        self.noise_type = "diagonal" if dynamics.noise == "additive" else dynamics.noise
+        elementwise = "scalar" if dynamics.noise == "scalar" else "diagonal"
+        self.noise_type = elementwise if dynamics.noise_dim is None else "general"
         self.sde_type = calculus
 
     def _state(self, y: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ class DPMAdaptive(AdaptiveSolver):
             run, kept = run_adaptive(
                 self.name,
                 pair,
-                Controller(self.rtol, self.atol, float(self.pair), self.h_init),
+                Controller(self.rtol, self.atol, float(self.pair), self.h_init, greater=True),
                 problem.x,
                 places,
                 time_of=lambda lam: float(sde.time_of_log_snr(2 * lam)),
@@ -158,10 +158,11 @@ class _Pair(PairStepper):
         e1 = model.noise(moved(start + r1 * h, e0), time(start + r1 * h)).clone()
         second = moved(stop, e0 + (e1 - e0) * (1 / (2 * r1)))
         if self.evaluations == 2:
-            return Attempt(second, moved(stop, e0))
+            return Attempt(second, second - moved(stop, e0))
         r2 = 2 / 3
         middle = start + r2 * h
         bend = sde.alpha(time(middle)) * torch.exp(-middle) * (r2 / r1) * (torch.expm1(r2 * h) / (r2 * h) - 1)
         e2 = model.noise(moved(middle, e0, -column(bend) * (e1 - e0)), time(middle))
         bend = sde.alpha(time(stop)) * torch.exp(-stop) / r2 * (torch.expm1(h) / h - 1)
-        return Attempt(moved(stop, e0, -column(bend) * (e2 - e0)), second)
+        third = moved(stop, e0, -column(bend) * (e2 - e0))
+        return Attempt(third, third - second)

@@ -9,10 +9,14 @@ import torch
 from torch import Tensor
 
 from sdekit.dynamics import Dynamics, ReverseSDE
+from sdekit.errors import UnsupportedError
+from sdekit.noise import Increment
 from sdekit.sdes import DiffusionSDE
 from sdekit.solvers.base import Problem, Stepper
 from sdekit.solvers.diffusion.base import require_falling, table_stepper
-from sdekit.solvers.step import StepSolver, StepStepper, apply_diffusion
+from sdekit.solvers.embedded import EmbeddedSolver, Pair
+from sdekit.solvers.sde.euler_steppers import AffineEulerStepper, EulerStepper
+from sdekit.solvers.step import StepStepper, apply_diffusion, euler_step, moved
 from sdekit.solvers.table import Table
 
 __all__ = ["EulerMaruyama", "reverse_table"]
@@ -20,7 +24,7 @@ __all__ = ["EulerMaruyama", "reverse_table"]
 
 @final
 @dataclass(frozen=True, repr=False)
-class EulerMaruyama(StepSolver):
+class EulerMaruyama(EmbeddedSolver):
     r"""x_s = x_t + f(x_t, t) h + g(x_t, t) dW,   h = s - t,   dW ~ N(0, |h|)
 
     For an Ito SDE: strong order 1/2 (1 for additive noise), weak order 1. On the reverse SDE of a score model h < 0 and
@@ -35,16 +39,46 @@ class EulerMaruyama(StepSolver):
     weak_order = 1.0
     evaluations_per_step = 1
     calculus = ("ito",)
+    error_order = 1.5
+    first_is_last = True
+    evaluates_after_start = False
     reference = "Maruyama 1955; Song et al. 2021, arXiv 2011.13456"
 
     @property
     def stochastic(self) -> bool:
         return True
 
-    def step_formula(self, dynamics: Dynamics, x: Tensor, t: Tensor, s: Tensor, dw: Tensor | None) -> Tensor:
-        h = (s - t).to(x.dtype)
-        f, g = dynamics.drift(x, t), dynamics.diffusion(x, t)
-        return x + f * h if dw is None else x + f * h + apply_diffusion(dynamics, g, dw, x)
+    def step_formula(
+        self, dynamics: Dynamics, x: Tensor, t: Tensor, s: Tensor, h: float | Tensor, noise: Increment | None
+    ) -> Tensor:
+        return euler_step(dynamics, x, t, h, noise)
+
+    def pair(
+        self,
+        dynamics: Dynamics,
+        x: Tensor,
+        t: Tensor,
+        s: Tensor,
+        h: float | Tensor,
+        noise: Increment | None,
+        first: Tensor | None = None,
+    ) -> Pair:
+        """With the error h/2 (f(x_s, s) - f(x_t, t)); the drift at the end is the next step's first."""
+        f = dynamics.drift(x, t).clone() if first is None else first
+        y = moved(x, f, h)
+        if noise is not None:
+            y = y + apply_diffusion(dynamics, dynamics.diffusion(x, t), noise.W, x)
+        last = dynamics.drift(y, s)
+        return Pair(y, 0.5 * h * (last - f), last)
+
+    def check_adaptive(self, dynamics: Dynamics) -> None:
+        if dynamics.stochastic and dynamics.noise != "additive":
+            raise UnsupportedError(
+                f"solver {self.name!r} does not adapt its steps to {dynamics.noise} noise: where the step depends on "
+                "the noise, Euler-Maruyama need not converge to the Ito solution, however small the tolerance "
+                "(Gaines & Lyons 1997). Take 'adaptive:sosri' for diagonal noise, 'adaptive:spark' for any, or fixed "
+                "steps."
+            )
 
     def table(self, sde: DiffusionSDE, times: Tensor) -> Table:
         """The table of the method on the reverse SDE with tau = 1."""
@@ -60,7 +94,10 @@ class EulerMaruyama(StepSolver):
             require_falling(self, problem)
             tau = dynamics.tau
             return table_stepper(lambda sde, times: reverse_table(sde, times, tau), problem)
-        return StepStepper(self, problem)
+        if not dynamics.stochastic:
+            return StepStepper(self, problem)
+        affine = None if dynamics.sde is None else dynamics.sde.affine(problem.times[:-1])
+        return EulerStepper(problem) if affine is None else AffineEulerStepper(problem, affine)
 
 
 def reverse_table(sde: DiffusionSDE, times: Tensor, tau: float) -> Table:

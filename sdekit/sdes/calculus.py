@@ -1,0 +1,135 @@
+r"""From the Ito reading of an SDE to the Stratonovich reading and back, by differentiating its diffusion.
+
+    dX = f dt + g dW (Ito)   is   dX = (f - c) dt + g o dW (Stratonovich),   c = 1/2 sum_j (D g_j) g_j
+
+over the columns g_j of g, D g_j the Jacobian in x (Stratonovich 1966; Kloeden & Platen 1992, section 4.9). With
+diagonal noise c_i = 1/2 g_i dg_i/dx_i; with additive noise c = 0 and the two readings are one.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, final
+
+import torch
+from torch import Tensor
+
+from sdekit.errors import UnsupportedError
+from sdekit.sdes.base import AbstractSDE, Calculus
+
+__all__ = ["Reread", "as_ito", "as_stratonovich", "correction", "derivative_along"]
+
+_STEP = 1e-3
+
+
+class HasDiffusion(Protocol):
+    """An SDE, or dynamics."""
+
+    def diffusion(self, x: Tensor, t: Tensor) -> Tensor:
+        """g(x, t)."""
+
+
+def derivative_along(sde: HasDiffusion, x: Tensor, t: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """g(x, t) and its derivative in x along v, (D g) v, both of the shape of g; v has the shape of x.
+
+    Raises:
+        UnsupportedError: if torch cannot differentiate the diffusion.
+    """
+    try:
+        g, along = torch.func.jvp(lambda y: sde.diffusion(y, t), (x,), (v,))[:2]
+    except RuntimeError as error:
+        raise UnsupportedError(
+            f"the diffusion of {sde!r} cannot be differentiated by torch ({str(error).splitlines()[0]}). Write it in "
+            "torch operations on x, or take a solver that does not differentiate it, such as 'milstein_free'."
+        ) from error
+    return g, along
+
+
+def correction(sde: AbstractSDE, x: Tensor, t: Tensor) -> Tensor:
+    """c = 1/2 sum_j (D g_j) g_j, of the shape of x: what the Ito drift has over the Stratonovich drift.
+
+    Raises:
+        UnsupportedError: if torch cannot differentiate the diffusion.
+    """
+    if sde.noise == "additive":
+        return torch.zeros_like(x)
+    g = sde.diffusion(x, t)
+    if sde.noise_dim is None:
+        _, along = derivative_along(sde, x, t, g.expand(x.shape))
+        return (0.5 * along).expand(x.shape)
+    total = torch.zeros_like(x)
+    for j in range(sde.noise_dim):
+        _, along = derivative_along(sde, x, t, g[..., j])
+        total = total + along[..., j]
+    return 0.5 * total
+
+
+@final
+class Reread(AbstractSDE):
+    """The SDE with the same solutions, written in the other calculus; its drift is corrected at each evaluation."""
+
+    def __init__(self, sde: AbstractSDE, calculus: Calculus) -> None:
+        self.original = sde
+        self.noise, self.noise_dim, self.calculus = sde.noise, sde.noise_dim, calculus
+        self._sign = 1.0 if calculus == "ito" else -1.0
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.original.drift(x, t) + self._sign * correction(self.original, x, t)
+
+    def diffusion(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.original.diffusion(x, t)
+
+    def rows(self, which: slice | Tensor, shape: tuple[int, ...]) -> AbstractSDE:
+        return Reread(self.original.rows(which, shape), self.calculus)
+
+    def check(self, x: Tensor, t: Tensor) -> None:
+        """Raise UnsupportedError if the diffusion cannot be differentiated, or changes with x unseen by autograd.
+
+        A diffusion that detaches x, or computes in numpy, has the derivative 0 for torch; the correction would be
+        silently left out.
+        """
+        with torch.enable_grad():
+            point = x.detach().clone().requires_grad_()
+            g = self.original.diffusion(point, t)
+        correction(self.original, x, t)
+        if g.requires_grad or self.noise == "additive":
+            return
+        moved = x + _STEP * x.abs().clamp(min=1.0)
+        if not torch.equal(self.original.diffusion(moved, t), g.detach()):
+            raise UnsupportedError(
+                f"the diffusion of {self.original!r} changes with x, but torch sees no derivative (does it detach x, "
+                f"or leave torch?), so the {self.original.calculus} drift cannot be turned into the {self.calculus} "
+                f"one. Write it in torch operations on x, or take a solver of the {self.original.calculus} calculus."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"type": "Reread", "calculus": self.calculus, "sde": self.original.to_dict()}
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Reread):
+            return NotImplemented
+        return self.calculus == other.calculus and self.original == other.original
+
+    def __hash__(self) -> int:
+        return hash((self.calculus, self.original))
+
+    def __repr__(self) -> str:
+        return f"{self.original!r} in the {self.calculus} sense"
+
+
+def as_calculus(sde: AbstractSDE, calculus: Calculus) -> AbstractSDE:
+    """The SDE with the same solutions whose `calculus` is this one; itself where it is already."""
+    if sde.calculus == calculus:
+        return sde
+    if isinstance(sde, Reread):
+        return sde.original
+    return Reread(sde, calculus)
+
+
+def as_ito(sde: AbstractSDE) -> AbstractSDE:
+    """The SDE with the same solutions, read in Ito's sense; itself where it is already."""
+    return as_calculus(sde, "ito")
+
+
+def as_stratonovich(sde: AbstractSDE) -> AbstractSDE:
+    """The SDE with the same solutions, read in Stratonovich's sense; itself where it is already."""
+    return as_calculus(sde, "stratonovich")

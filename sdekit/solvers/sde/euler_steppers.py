@@ -1,0 +1,105 @@
+"""Euler-Maruyama in place: a stepper for any SDE, and one for drifts a(t) x + b(t), whose step needs no call at all."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from sdekit.noise import BrownianStream
+from sdekit.sdes.base import Affine
+from sdekit.solvers.base import Problem, Stepper
+from sdekit.solvers.solution import SolveState
+from sdekit.solvers.step import apply_diffusion
+
+__all__ = ["AffineEulerStepper", "EulerStepper"]
+
+
+class _InPlace(Stepper):
+    """A state of its own, and W along the grid."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.times = problem.times
+        self._dynamics = problem.dynamics
+        self._x = problem.x.clone()
+        self._steps: list[float] = problem.times.diff().tolist()
+        self._stream: BrownianStream = problem.noise.brownian(
+            problem.dynamics.noise_shape(problem.x.shape),
+            problem.times,
+            areas=0,
+            dtype=problem.x.dtype,
+            device=problem.x.device,
+            last_noise=problem.last_noise,
+        )
+
+    @property
+    def x(self) -> Tensor:
+        return self._x
+
+    def registers(self) -> dict[str, Tensor]:
+        return {}
+
+    def noise_positions(self) -> tuple[int, ...]:
+        return (self._stream.position,)
+
+    def restore(self, state: SolveState) -> None:
+        self._x = state.x.clone()
+        self._stream.seek(*state.noise_positions)
+
+    @property
+    def replayable(self) -> bool:
+        return self._stream.seekable
+
+
+@final
+class EulerStepper(_InPlace):
+    """x += f h; x += g W, with f and g taken before x moves."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
+        self._clock = problem.times.to(problem.x.device)
+        dynamics = problem.dynamics
+        self._matrix = dynamics.noise_dim is not None
+        self._constant = None if dynamics.sde is None else dynamics.sde.constant_diffusion
+
+    def advance(self, start: int, stop: int) -> None:
+        x, dynamics, constant = self._x, self._dynamics, self._constant
+        clock = self._clock[start:stop].unbind(0)
+        for t, h, w in zip(clock, self._steps[start:stop], self._stream.each(stop - start), strict=True):
+            f = dynamics.drift(x, t)
+            if constant is not None:
+                x.add_(f, alpha=h).add_(w, alpha=constant)
+                continue
+            g = dynamics.diffusion(x, t)
+            if self._matrix:
+                noise = apply_diffusion(dynamics, g, w, x)
+                x.add_(f, alpha=h).add_(noise)
+            elif g.requires_grad or g.data_ptr() == x.data_ptr():
+                x.add_(f, alpha=h).add_(g * w)
+            else:
+                x.add_(f, alpha=h).addcmul_(g, w)
+
+
+@final
+class AffineEulerStepper(_InPlace):
+    """x <- (1 + a h) x + b h + g W, the coefficients known beforehand."""
+
+    def __init__(self, problem: Problem, affine: Affine) -> None:
+        super().__init__(problem)
+        h = problem.times.diff()
+        self._of_x: list[float] = (1 + affine.a * h).tolist()
+        self._shift: list[float] = (affine.b * h).tolist()
+        self._of_w: list[float] = affine.g.tolist()
+        self._shifts = any(self._shift)
+
+    def advance(self, start: int, stop: int) -> None:
+        x = self._x
+        draws = self._stream.each(stop - start)
+        for a, b, g, w in zip(
+            self._of_x[start:stop], self._shift[start:stop], self._of_w[start:stop], draws, strict=True
+        ):
+            torch.add(w * g if g != 1 else w, x, alpha=a, out=x)
+            if self._shifts:
+                x.add_(b)
+        self._dynamics.counter.calls += stop - start
