@@ -21,6 +21,7 @@ from sdekit.sdes import AbstractSDE, DiffusionSDE
 from sdekit.sdes.calculus import Reread
 from sdekit.solvers.base import Observers, Problem, Solver, StepInfo
 from sdekit.solvers.catalogue import get, on_sde
+from sdekit.solvers.dense import DenseOutput
 from sdekit.solvers.ecosystem import recipe
 from sdekit.solvers.fixed_step import FixedStepSolver
 from sdekit.solvers.solution import Solution, SolveState, Status, first_bad_samples
@@ -51,6 +52,7 @@ def solve(
     progress: bool = False,
     callback: Callable[[StepInfo], None] | None = None,
     trajectory: bool = False,
+    dense: bool = False,
     resume: SolveState | None = None,
     stop: int | None = None,
     **options: Any,
@@ -80,6 +82,8 @@ def solve(
         callback: called after each step with a StepInfo; may change x in place and stop the solve.
         trajectory: keep the state at every time of the grid; an adaptive solver has none, and keeps those at the start,
             at the end and at `save_at`.
+        dense: give `Solution.dense`, the solution at any time of the solve, from the interpolation that belongs to an
+            adaptive ODE method. SDE solvers have none: between steps the value is random, and lives on the path.
         resume: a state (`Solution.state`) of the same solve to go on from; give everything else as it was. One that is
             known to be of another solver, grid, SDE, seed or start is refused; the network's weights are not compared.
         stop: end after this many steps.
@@ -108,6 +112,7 @@ def solve(
     moving = moving.rows(slice(0, x0.shape[0]), tuple(x0.shape))  # parameters that do not fit are told here
     reread = moving.read_by(chosen.calculus) if isinstance(moving, ForwardSDE) and chosen.stochastic else moving
     chosen.check(reread)
+    _check_dense(chosen, dense)
     times, kept = _times(moving, chosen, steps, grid, t0, t1, save_at)
     if reread is not moving and isinstance(reread.sde, Reread):
         with torch.no_grad():
@@ -115,7 +120,7 @@ def solve(
     moving = reread
     source = noise_source(seed=seed, seeds=seeds, generator=generator, noise=noise, first=first)
     keep = trajectory or save_at is not None
-    observers = Observers(progress, _checked_callback(chosen, callback), keep)
+    observers = Observers(progress, _checked_callback(chosen, callback), keep, dense)
     solution = _integrate(chosen, Problem(moving, x0, times, source), observers, chunk, resume, stop)
     if isinstance(moving.sde, Reread):
         said = f"{moving.sde.original.calculus} to {moving.sde.calculus}"
@@ -241,6 +246,22 @@ def _checked_callback(solver: Solver, callback: Callable[[StepInfo], None] | Non
     if callback is not None and not isinstance(solver, FixedStepSolver):
         raise UnsupportedError(f"solver {solver.name!r} chooses its own steps and calls no callback.")
     return callback
+
+
+def _check_dense(solver: Solver, dense: bool) -> None:
+    if not isinstance(dense, bool):
+        raise ArgumentError(f"dense must be True or False, got {dense!r}.")
+    if not dense or solver.dense:
+        return
+    if solver.stochastic:
+        raise UnsupportedError(
+            f"solver {solver.name!r} has no dense output: between the steps of an SDE the value is random, and lives "
+            "on the Brownian path. Name the times that you want in save_at, or take more steps."
+        )
+    raise UnsupportedError(
+        f"solver {solver.name!r} has no dense output. Take an adaptive ODE method, such as 'tsitouras_5' with rtol, or "
+        "name the times that you want in save_at."
+    )
 
 
 @final
@@ -450,6 +471,7 @@ def _join(parts: list[Solution]) -> Solution:
         trajectory=torch.cat(kept, dim=1) if kept else None,
         trajectory_times=parts[0].trajectory_times,
         stats={"chunks": [p.stats for p in parts]},
+        dense=None if parts[0].dense is None else DenseOutput.join([p.dense for p in parts if p.dense is not None]),
     )
 
 

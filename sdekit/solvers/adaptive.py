@@ -15,7 +15,8 @@ from sdekit.noise.as_path import as_path
 from sdekit.sdes import Calculus, NoiseKind
 from sdekit.solvers.adaptive_loop import Attempt, Controller, PairStepper, run_adaptive
 from sdekit.solvers.base import AdaptiveSolver, Observers, Problem
-from sdekit.solvers.embedded import EmbeddedSolver
+from sdekit.solvers.dense import StepRecorder
+from sdekit.solvers.embedded import EmbeddedSolver, Pair
 from sdekit.solvers.solution import Solution, Status
 from sdekit.solvers.step import ends_at_zero
 
@@ -74,8 +75,6 @@ class Adaptive(AdaptiveSolver):
         for name in ("rtol", "atol", "h_min"):
             if not check_number(name, getattr(self, name)) >= 0:
                 raise ArgumentError(f"{name} must be 0 or more, got {getattr(self, name)!r}.")
-        if self.rtol == self.atol == 0:
-            raise ArgumentError("rtol and atol are both 0: no step would ever be accepted.")
         if self.h_init is not None:
             check_positive("h_init", self.h_init)
         if self.max_nfe is not None:
@@ -121,6 +120,10 @@ class Adaptive(AdaptiveSolver):
         return self.method.differentiates
 
     @property
+    def dense(self) -> bool:  # type: ignore[override]
+        return self.method.dense_order is not None
+
+    @property
     def reference(self) -> str:  # type: ignore[override]
         return self.method.reference
 
@@ -138,40 +141,51 @@ class Adaptive(AdaptiveSolver):
                     "stop short of it, or take a fixed-step solver, which ends there in one exact step."
                 )
         watch, times = observers or Observers(), problem.times
+        recorder: StepRecorder | None = None
+        places = times
+        if self.dense:
+            # The values at the times between are interpolated: no step is cut short for them.
+            places = times[[0, -1]]
+            if watch.trajectory or watch.dense:
+                recorder = StepRecorder(times, problem.x, saves=watch.trajectory, dense=watch.dense)
         dynamics = problem.dynamics.counted()
         autograd = dynamics.needs_autograd or self.differentiates
         with torch.no_grad() if autograd else torch.inference_mode():
-            stepper = _EmbeddedStepper(self.method, dynamics, problem)
+            stepper = _EmbeddedStepper(self.method, dynamics, problem, recorder)
             first: float | Tensor
             if self.h_init is None or self.method.first_is_last:
                 f = stepper.begin(problem.x, times[0])
-            first = stepper.first_steps(problem.x, f, times, self) if self.h_init is None else self.h_init
+            first = stepper.first_steps(problem.x, f, places, self) if self.h_init is None else self.h_init
             run, kept = run_adaptive(
                 self.name,
                 stepper,
                 self._controller(dynamics, first),
                 problem.x,
-                times,
+                places,
                 time_of=float,
                 max_nfe=self.max_nfe,
                 progress=watch.progress,
                 spent=stepper.spent,
             )
         worst: Status = next((s for s in run.status if s != "success"), "success")
+        trajectory: Tensor | None = None
+        if watch.trajectory:
+            trajectory = torch.stack(kept) if recorder is None else recorder.trajectory(run.x, run.at)
         return Solution(
             x=run.x.clone(),
             t=float(times[-1]) if worst == "success" else float(run.at[(run.at - times[-1]).abs().argmax()]),
             nfe=run.nfe,
             status=worst,
             times=times,
-            trajectory=torch.stack(kept) if watch.trajectory else None,
-            trajectory_times=times[: len(kept)] if watch.trajectory else None,
+            trajectory=trajectory,
+            trajectory_times=None if trajectory is None else times[: len(trajectory)],
             stats={
                 "steps": run.accepted.tolist(),
                 "rejected": run.rejected.tolist(),
                 "status": run.status,
                 "t": run.at.tolist(),
             },
+            dense=recorder.output(run.at) if recorder is not None and watch.dense else None,
         )
 
     def _controller(self, dynamics: Dynamics, first: float | Tensor) -> Controller:
@@ -185,6 +199,8 @@ class Adaptive(AdaptiveSolver):
             proportional=p if self.proportional is None else self.proportional,
             integral=i if self.integral is None else self.integral,
             derivative=self.derivative,
+            cautious=not dynamics.stochastic,
+            max_factor=5.0 if dynamics.stochastic else 10.0,
         )
 
 
@@ -192,14 +208,21 @@ class Adaptive(AdaptiveSolver):
 class _EmbeddedStepper(PairStepper):
     """An embedded method on some rows of a batch, each from its own time to its own time, on the batch's path."""
 
-    def __init__(self, method: EmbeddedSolver, dynamics: Dynamics, problem: Problem) -> None:
+    def __init__(
+        self, method: EmbeddedSolver, dynamics: Dynamics, problem: Problem, recorder: StepRecorder | None
+    ) -> None:
         self._method, self._dynamics, self._shape = method, dynamics, tuple(problem.x.shape)
+        self._recorder = recorder
+        self._tried: tuple[Tensor, Tensor, Tensor, Pair] | None = None
         self.evaluations = method.evaluations_per_step or 1
+        self.reserve = 0 if recorder is None else method.dense_evaluations
         self.spent = 0
         self._firsts: Tensor | None = None
         self._lasts: Tensor | None = None
         self._path: BrownianPath | None = None
-        if dynamics.stochastic:
+        if not dynamics.stochastic:
+            self.finest = 1e-18
+        else:
             low, high = sorted((float(problem.times[0]), float(problem.times[-1])))
             shape = dynamics.noise_shape(problem.x.shape)
             self._path = as_path(
@@ -220,6 +243,8 @@ class _EmbeddedStepper(PairStepper):
         |x|, |f| and |g| are root mean squares over the tolerance; the step h makes h |f| + sqrt(h) |g| about 0.01
         max(1, |x|) long, and no longer than a tenth of the span.
         """
+        if not self._dynamics.stochastic:
+            return self._first_ode_steps(x, f, times, control)
         dynamics, t = self._dynamics, times[0].to(x.device).expand(x.shape[0])
         scale = control.atol + control.rtol * x.abs()
         size = (0.01 * per_sample_rms(x / scale).double()).clamp(min=0.01)
@@ -234,21 +259,62 @@ class _EmbeddedStepper(PairStepper):
         # Never so small that the steps cannot grow to what they should be in a few dozen attempts.
         return bounded.clamp(min=1e-6 * float(span))
 
+    def _first_ode_steps(self, x: Tensor, f: Tensor, times: Tensor, control: Adaptive) -> Tensor:
+        """The first steps of Hairer, Norsett & Wanner 1993, section II.4, from an estimate of the second derivative.
+
+        It costs one evaluation more, if so many are allowed; else a hundredth of |x|/|f|.
+        """
+        span, direction = float((times[-1] - times[0]).abs()), float(torch.sign(times[-1] - times[0]))
+        scale = (control.atol + control.rtol * x.abs()).clamp(min=torch.finfo(x.dtype).tiny)
+        d0, d1 = (per_sample_rms(v / scale).double().cpu() for v in (x, f))
+        h = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6 * span, 0.01 * d0 / d1)
+        h = h.nan_to_num(1e-6 * span).clamp(1e-12 * span, span)
+        if control.max_nfe is not None and control.max_nfe <= self.spent:
+            return h
+        self.spent += 1
+        ahead = (times[0] + direction * h).to(x.device)
+        away = expand_right((direction * h).to(device=x.device, dtype=x.dtype), x)
+        change = per_sample_rms((self._dynamics.drift(x + away * f, ahead) - f) / scale).double().cpu() / h
+        bend = torch.maximum(d1, change)
+        trusted = torch.minimum(100 * h, (0.01 / bend) ** (1 / self._method.error_order))
+        # A drift of 0 says nothing of the scale of time.
+        trusted = torch.where(bend <= 1e-15, 0.1 * span, trusted)
+        return torch.where(torch.isfinite(bend), trusted, h).clamp(1e-12 * span, span)
+
+    def _of_rows(self, rows: Tensor) -> Dynamics:
+        return self._dynamics if len(rows) == self._shape[0] else self._dynamics.rows(rows, self._shape)
+
     def attempt(self, x: Tensor, start: Tensor, stop: Tensor, rows: Tensor) -> Attempt:
-        whole = len(rows) == self._shape[0]
-        dynamics = self._dynamics if whole else self._dynamics.rows(rows, self._shape)
+        dynamics = self._of_rows(rows)
         noise = None if self._path is None else self._path.increments(start, stop, rows)
         t, s = start.to(x.device), stop.to(x.device)
         h = expand_right((stop - start).to(device=x.device, dtype=x.dtype), x)
         first = None if self._firsts is None else self._firsts[rows]
         pair = self._method.pair(dynamics, x, t, s, h, noise, first)
         self._lasts = pair.last
-        return Attempt(pair.x, pair.error)
+        if self._recorder is not None:
+            self._tried = (x, start, stop, pair)
+        return Attempt(pair.x, pair.error, pair.cruder)
 
     def place(self, stop: Tensor, within: Tensor) -> Tensor:
         return stop if self._path is None else self._path.near(stop, within)
 
-    def taken(self, rows: Tensor, good: Tensor) -> None:
+    def taken(self, rows: Tensor, good: Tensor) -> int | Tensor:
         if self._firsts is not None and self._lasts is not None:
             kept = good.to(rows.device)
             self._firsts[rows[kept]] = self._lasts[kept]
+        if self._recorder is None or self._tried is None:
+            return 0
+        x, start, stop, pair = self._tried
+        wanted = good & self._recorder.wants(rows.cpu(), stop)
+        if not bool(wanted.any()):
+            return 0
+        which = wanted.nonzero()[:, 0]
+        on = which.to(x.device)
+        x, start, stop = x[on], start[which], stop[which]
+        t, s = start.to(x.device), stop.to(x.device)
+        h = expand_right((stop - start).to(device=x.device, dtype=x.dtype), x)
+        step = Pair(pair.x[on], pair.error[on], stages=tuple(stage[on] for stage in pair.stages))
+        coefficients = self._method.interpolant(self._of_rows(rows[on]), x, t, s, h, step)
+        self._recorder.add(rows[on].cpu(), start, stop, x, coefficients)
+        return self._method.dense_evaluations * wanted.long()

@@ -5,7 +5,8 @@ norm of its sample,
 
     E = rms( error / (atol + rtol max(|x|, |x_new|)) ),
 
-is at most 1. The next is h times
+is at most 1; or, of a method with a second, cruder estimate, E^2/sqrt(E^2 + E_cruder^2/100) (Hairer, Norsett & Wanner
+1993, section II.10). The next is h times
 
     safety E_n^(-b1/k) E_{n-1}^(-b2/k) E_{n-2}^(-b3/k),   b1 = P + I + D,   b2 = -(P + 2D),   b3 = D,
 
@@ -29,6 +30,7 @@ from sdekit.solvers.progress import progress_bar
 from sdekit.solvers.solution import Status
 
 _NEAR = 1 / 16
+_HUGE = 1e300  # the error of a finite step that is too large for its dtype
 
 __all__ = ["AdaptiveRun", "Attempt", "Controller", "PairStepper", "run_adaptive"]
 
@@ -36,10 +38,11 @@ __all__ = ["AdaptiveRun", "Attempt", "Controller", "PairStepper", "run_adaptive"
 @final
 @dataclass(frozen=True)
 class Attempt:
-    """A step tried for some samples: the state it gives, and its error, both (A, *)."""
+    """A step tried for some samples: the state it gives, and its error, both (A, *); a cruder one, if there are two."""
 
     x: Tensor
     error: Tensor
+    cruder: Tensor | None = None
 
 
 class PairStepper(abc.ABC):
@@ -47,6 +50,10 @@ class PairStepper(abc.ABC):
 
     evaluations: int
     """Model evaluations of one attempt."""
+    reserve: int = 0
+    """Those that `taken` may make beyond them."""
+    finest: float = 1e-10
+    """The shortest step that is tried, as a part of the whole solve."""
 
     @abc.abstractmethod
     def attempt(self, x: Tensor, start: Tensor, stop: Tensor, rows: Tensor) -> Attempt:
@@ -56,9 +63,13 @@ class PairStepper(abc.ABC):
         """Where a step planned to end at `stop` had better end, not further than `within` from it: (A,)."""
         return stop
 
-    def taken(self, rows: Tensor, good: Tensor) -> None:
-        """Told after each attempt which of its rows were accepted, bool (A,)."""
+    def taken(self, rows: Tensor, good: Tensor) -> int | Tensor:
+        """Told after each attempt which of its rows were accepted, bool (A,).
+
+        Returns the evaluations that this cost, int64 (A,), or 0.
+        """
         del rows, good  # nothing is kept between steps here
+        return 0
 
 
 @final
@@ -69,6 +80,7 @@ class Controller:
     greater: scale errors by max(atol, rtol |x|) instead of the sum, as the DPM-Solver paper does.
     first: the first step of each sample, (B,) or one number for all.
     smallest: a step shorter than this is not tried; its sample ends with the status "min_step".
+    cautious: the step after one that was rejected at first is no longer than it.
     """
 
     rtol: float
@@ -83,15 +95,21 @@ class Controller:
     safety: float = 0.9
     min_factor: float = 0.2
     max_factor: float = 5.0
+    cautious: bool = False
 
     def error(self, before: Tensor, attempt: Attempt) -> Tensor:
-        """E of each sample, (A,), float64; infinite where the step is not finite."""
+        """E of each sample, (A,), float64; infinite where the step or its error is not finite, and nowhere else."""
         relative = self.rtol * torch.maximum(before.abs(), attempt.x.abs())
         scale = relative.clamp(min=self.atol) if self.greater else relative + self.atol
+        # Where atol is 0 an entry may stay at 0 with no error: 0, not 0/0.
+        scale = scale.clamp(min=torch.finfo(scale.dtype).tiny)
         error = per_sample_rms(attempt.error / scale).double().cpu()
+        if attempt.cruder is not None:
+            cruder = per_sample_rms(attempt.cruder / scale).double().cpu()
+            error = error * (error / torch.hypot(error, 0.1 * cruder).clamp(min=1e-300))
         # A step of two infinite states may have an error of 0/0 or a finite one: only a finite state is accepted.
-        finite = torch.isfinite(attempt.x.reshape(len(error), -1)).all(dim=1).cpu()
-        return torch.where(torch.isfinite(error) & finite, error, torch.inf)
+        finite = torch.isfinite((attempt.x + attempt.error).reshape(len(error), -1)).all(dim=1).cpu()
+        return torch.where(finite, error.nan_to_num(_HUGE, _HUGE), torch.inf)
 
     def factor(self, error: Tensor, earlier: Tensor) -> Tensor:
         """By how much the next step is longer than the one with this error, (A,); `earlier` are the two before, (A, 2).
@@ -157,14 +175,16 @@ def run_adaptive(
     kept = [x.clone()]
     ended = torch.zeros(batch, dtype=torch.bool, device="cpu")
     errors = torch.ones(batch, 2, dtype=torch.float64, device="cpu")
+    retried = torch.zeros(batch, dtype=torch.bool, device="cpu")
+    infinity = torch.tensor(torch.inf, dtype=torch.float64, device="cpu")
     total = abs(float(places[-1] - places[0]))
-    smallest = max(1e-10 * total, controller.smallest)
+    least = max(stepper.finest * total, controller.smallest)
     with progress_bar(progress, total=1.0, name=name, unit="T") as bar:
         for end in places[1:].tolist():
             active = (~ended).nonzero()[:, 0]
             while len(active):
                 if max_nfe is not None:
-                    over = run.nfe[active] + stepper.evaluations > max_nfe
+                    over = run.nfe[active] + stepper.evaluations + stepper.reserve > max_nfe
                     for i in active[over].tolist():
                         run.status[i], ended[i] = "max_nfe", True
                     active = active[~over]
@@ -172,10 +192,12 @@ def run_adaptive(
                         break
                 start = run.at[active]
                 left = (end - start).abs()
-                planned = run.step[active].clamp(min=smallest)
+                # No step is so short that the clock would hardly notice.
+                smallest = (10 * (torch.nextafter(start.abs(), infinity) - start.abs())).clamp(min=least)
+                planned = torch.maximum(run.step[active], smallest)
                 # No last step of a rounding error's length is left over.
                 lands = planned >= left * (1 - 1e-9)
-                stop = stepper.place(start + direction * planned, _NEAR * planned)
+                stop = stepper.place(start + direction * torch.minimum(planned, left), _NEAR * planned)
                 lands |= (end - stop) * direction <= 1e-9 * planned
                 stop = torch.where(lands, end, stop)
                 length = (stop - start).abs()
@@ -185,7 +207,7 @@ def run_adaptive(
                 error = controller.error(before, attempt)
                 run.nfe[active] += stepper.evaluations
                 good = error <= 1
-                stepper.taken(rows, good)
+                run.nfe[active] += stepper.taken(rows, good)
                 hopeless = torch.isinf(error) & (length <= smallest * (1 + _NEAR))
                 if bool(hopeless.any()):
                     bad = active[hopeless]
@@ -198,13 +220,17 @@ def run_adaptive(
                 run.accepted[taken] += 1
                 run.rejected[active[~good]] += 1
                 proposed = length * controller.factor(error, errors[active])
+                if controller.cautious:
+                    proposed = torch.where(retried[active], torch.minimum(proposed, length), proposed)
+                    retried[active] = ~good
                 errors[taken] = torch.stack([error[good], errors[taken][:, 0]], dim=1)
                 # A step cut short to land says nothing against the step that was planned.
                 cut = good & lands & (length < planned)
                 run.step[active] = torch.where(cut, torch.maximum(proposed, planned), proposed)
                 for i in active[~good & (length <= smallest * (1 + _NEAR))].tolist():
                     run.status[i], ended[i] = "min_step", True
-                bar.update(float((run.at - places[0]).abs().mean()) / total - bar.n)
+                if progress:
+                    bar.update(float((run.at - places[0]).abs().mean()) / total - bar.n)
                 active = active[(run.at[active] != end) & ~ended[active]]
             if not bool(ended.any()):
                 kept.append(run.x.clone())

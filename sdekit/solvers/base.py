@@ -46,11 +46,12 @@ class StepInfo:
 @final
 @dataclass(frozen=True)
 class Observers:
-    """Who watches a solve: a progress bar, a callback, a trajectory. Their being there changes no number."""
+    """Who watches a solve: a progress bar, a callback, a trajectory, a dense output. None of them changes a number."""
 
     progress: bool = False
     callback: Callable[[StepInfo], None] | None = None
     trajectory: bool = False
+    dense: bool = False
 
 
 @final
@@ -86,6 +87,7 @@ class Solver(abc.ABC):
         calculus: the readings of an SDE that it serves.
         noise_option: the option that makes it stochastic where it is not 0, if there is one ("eta", "tau", …).
         differentiates: whether it differentiates the dynamics itself (Milstein's, implicit methods).
+        dense: whether it gives the solution between its steps (`solve(…, dense=True)`).
         couples_batch: True where a sample's result depends on its batch (a shared step size, a batch norm).
         default_grid: the grid it takes where none is named.
         reference: authors, year, arXiv id.
@@ -102,6 +104,7 @@ class Solver(abc.ABC):
     calculus: ClassVar[tuple[Calculus, ...]] = ("ito", "stratonovich")
     noise_option: ClassVar[str | None] = None
     differentiates: ClassVar[bool] = False
+    dense: ClassVar[bool] = False
     default_grid: ClassVar[str] = "uniform"
     reference: ClassVar[str]
 

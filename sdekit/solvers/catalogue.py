@@ -47,9 +47,14 @@ from sdekit.solvers.diffusion.tabulated import Tabulated
 from sdekit.solvers.diffusion.unipc import UniP, UniPC
 from sdekit.solvers.embedded import EmbeddedSolver
 from sdekit.solvers.fixed_step import FixedStepSolver
+from sdekit.solvers.ode.bogacki_shampine import BogackiShampine
+from sdekit.solvers.ode.dormand_prince_5 import DormandPrince5
+from sdekit.solvers.ode.dormand_prince_8 import DormandPrince8
 from sdekit.solvers.ode.euler import Euler
 from sdekit.solvers.ode.heun import Heun
+from sdekit.solvers.ode.midpoint import Midpoint
 from sdekit.solvers.ode.rk4 import RK4
+from sdekit.solvers.ode.tsitouras_5 import Tsitouras5
 from sdekit.solvers.predictor_corrector import PredictorCorrector
 from sdekit.solvers.sde.additive import SOSRA, SRA1, SRA3, ShARK
 from sdekit.solvers.sde.diagonal import SOSRI, SRIW1
@@ -146,6 +151,10 @@ _ADAPTIVE: tuple[EmbeddedSolver, ...] = (
     ShARK(),
     SRIW1(),
     SOSRI(),
+    BogackiShampine(),
+    DormandPrince5(),
+    DormandPrince8(),
+    Tsitouras5(),
 )
 _ENTRIES = (
     Entry("euler_maruyama", EulerMaruyama, "Euler-Maruyama on any SDE", ("em",)),
@@ -196,8 +205,20 @@ _ENTRIES = (
     Entry("edm", EDM, "Heun or Euler with fresh noise (churn) before each step", ("edm_stochastic",)),
     Entry("restart", Restart, "Heun with returns to a higher noise level"),
     Entry("euler", Euler, "Euler on the probability flow or any ODE", on_sde="euler_maruyama"),
-    Entry("heun", Heun, "Heun on the probability flow or any ODE", ("edm_heun",)),
+    Entry("heun", Heun, "Heun on the probability flow or any ODE", ("edm_heun",), on_sde="stochastic_heun"),
+    Entry("midpoint", Midpoint, "the explicit midpoint rule on the same", on_sde="stochastic_midpoint"),
     Entry("rk4", RK4, "classical Runge-Kutta on the probability flow or any ODE"),
+    Entry(
+        "bogacki_shampine", BogackiShampine, "order 3 with an error of order 2: for loose tolerances", ("bosh3", "bs3")
+    ),
+    Entry("dormand_prince_5", DormandPrince5, "order 5 with an error of order 4", ("dopri5",)),
+    Entry("tsitouras_5", Tsitouras5, "order 5 with an error of order 4: the first choice by tolerance", ("tsit5",)),
+    Entry(
+        "dormand_prince_8",
+        DormandPrince8,
+        "order 8 with errors of orders 5 and 3: for tight tolerances",
+        ("dopri8", "dop853"),
+    ),
     Entry("pc", _predictor_corrector, "any predictor with any corrector", ("predictor_corrector",)),
     *(
         Entry(f"adaptive:{m.name}", _adaptive, f"{m.name} with steps chosen by its error", (), {"method": m})
@@ -279,6 +300,9 @@ def resolve(name: str) -> Entry:
         raise ArgumentError(f"a solver is given by name or as a Solver, got {name!r}.")
     known = {alias.lower(): e for e in _CATALOGUE.values() for alias in (e.name, *e.aliases)}
     key = name.lower()
+    inner = known.get(key.removeprefix("adaptive:"))
+    if key not in known and inner is not None:
+        key = f"adaptive:{inner.name}"  # by another name of its method
     if key not in known:
         spelled = {alias for e in _CATALOGUE.values() for alias in (e.name, *e.aliases)}
         raise UnknownNameError("solver", name, spelled, _LISTING.format(len(_CATALOGUE)))

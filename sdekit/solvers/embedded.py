@@ -9,6 +9,7 @@ from typing import ClassVar, final
 from torch import Tensor
 
 from sdekit.dynamics import Dynamics
+from sdekit.errors import UnsupportedError
 from sdekit.noise import Increment
 from sdekit.solvers.step import StepSolver
 
@@ -24,12 +25,14 @@ class Pair:
         x: the state at the end of the step, (B, *).
         error: an estimate of its error, (B, *).
         last: the drift at the end of the step, at x, where the method has evaluated it.
-        stages: the drifts at its stages, for an interpolation over the step; () where it makes none.
+        cruder: another estimate, of lower order, for a method that joins the norms of the two (`Controller.error`).
+        stages: h times the drifts at its stages and at its end, for an `interpolant`; () where there is none.
     """
 
     x: Tensor
     error: Tensor
     last: Tensor | None = None
+    cruder: Tensor | None = None
     stages: tuple[Tensor, ...] = ()
 
 
@@ -39,10 +42,14 @@ class EmbeddedSolver(StepSolver):
     Attributes:
         error_order: k, where the error estimate of a step of length h falls like h^k.
         first_is_last: whether `Pair.last` is given: the next step's first drift costs nothing then.
+        dense_order: the order of `interpolant`; None for a method that has none.
+        dense_evaluations: the evaluations that it costs beyond the step's.
     """
 
     error_order: ClassVar[float]
     first_is_last: ClassVar[bool] = False
+    dense_order: ClassVar[int | None] = None
+    dense_evaluations: ClassVar[int] = 0
 
     @abc.abstractmethod
     def pair(
@@ -65,6 +72,16 @@ class EmbeddedSolver(StepSolver):
     ) -> Tensor:
         """The state of `pair`."""
         return self.pair(dynamics, x, t, s, h, noise).x
+
+    def interpolant(
+        self, dynamics: Dynamics, x: Tensor, t: Tensor, s: Tensor, h: float | Tensor, pair: Pair
+    ) -> tuple[Tensor, ...]:
+        """The solution between t and s, where `pair` is the step: what `interpolate` of `dense` takes beside x.
+
+        Raises:
+            UnsupportedError: for a method that has none (`dense_order` is None).
+        """
+        raise UnsupportedError(f"solver {self.name!r} has no interpolation between its steps.")
 
     def check_adaptive(self, dynamics: Dynamics) -> None:
         """Raise UnsupportedError where steps chosen by the embedded error would not lead to the solution."""

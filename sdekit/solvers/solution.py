@@ -8,6 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from sdekit.solvers.dense import DenseOutput
+
 __all__ = ["Solution", "SolveState", "Status"]
 
 Status = Literal["success", "stopped", "max_nfe", "min_step", "event", "failed"]
@@ -79,6 +81,7 @@ class Solution:
         trajectory_times: float64 (K,).
         stats: what the solver counted besides (rejected steps, …).
         state: what `resume=` takes, for a fixed-step solver.
+        dense: the solution at any time of the solve, if asked for: dense(t) is (B, *), or (K, B, *) for K times.
     """
 
     x: Tensor
@@ -90,6 +93,7 @@ class Solution:
     trajectory_times: Tensor | None = None
     stats: dict[str, Any] = field(default_factory=dict)
     state: SolveState | None = None
+    dense: DenseOutput | None = None
 
     def __repr__(self) -> str:
         nfe = self.nfe if isinstance(self.nfe, int) else f"{int(self.nfe.min())} to {int(self.nfe.max())}"

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from sdekit.dynamics import Dynamics, ProbabilityFlow
 from sdekit.errors import UnknownNameError
+from sdekit.noise import Increment
 from sdekit.sdes import DiffusionSDE
 from sdekit.solvers.base import Problem, Stepper
 from sdekit.solvers.diffusion.base import table_stepper
 from sdekit.solvers.step import StepSolver, StepStepper
 from sdekit.solvers.table import Table, Updates
 
-__all__ = ["ExplicitRungeKutta", "explicit_table"]
+__all__ = ["ExplicitRungeKutta", "combination", "explicit_table"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -45,14 +46,23 @@ class ExplicitRungeKutta(StepSolver):
     def stochastic(self) -> bool:
         return False
 
-    def step_formula(self, dynamics: Dynamics, x: Tensor, t: Tensor, s: Tensor, dw: Tensor | None) -> Tensor:
-        h = (s - t).to(x.dtype)
-        # h k_i, a tensor of its own: the drift may give the same buffer again at its next call.
-        moves = [h * dynamics.drift(x, t)]
+    def step_formula(
+        self, dynamics: Dynamics, x: Tensor, t: Tensor, s: Tensor, h: float | Tensor, noise: Increment | None
+    ) -> Tensor:
+        return x + combination(self.weights, self.moves(dynamics, x, t, s, h))
+
+    def moves(
+        self, dynamics: Dynamics, x: Tensor, t: Tensor, s: Tensor, h: float | Tensor, first: Tensor | None = None
+    ) -> list[Tensor]:
+        """h k_i, each a tensor of its own: the drift may give the same buffer again at its next call.
+
+        first: the drift at (x, t), where it is known already.
+        """
+        moves = [h * (dynamics.drift(x, t) if first is None else first)]
         for c, row in zip(self.nodes[1:], self.coefficients, strict=True):
-            point = x + _combination(row, moves)
+            point = x + combination(row, moves)
             moves.append(h * dynamics.drift(point, s if c == 1 else t + c * (s - t)))
-        return x + _combination(self.weights, moves)
+        return moves
 
     def table(self, sde: DiffusionSDE, times: Tensor) -> Table:
         """The table of the method on the probability flow of a model."""
@@ -64,7 +74,7 @@ class ExplicitRungeKutta(StepSolver):
         return StepStepper(self, problem)
 
 
-def _combination(weights: tuple[float, ...], moves: list[Tensor]) -> Tensor:
+def combination(weights: tuple[float, ...], moves: list[Tensor]) -> Tensor:
     """sum_i w_i h k_i over the weights that are not 0."""
     terms = [w * k if w != 1 else k for w, k in zip(weights, moves, strict=True) if w != 0]
     total = terms[0]
