@@ -18,7 +18,7 @@ import copy
 import hashlib
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, final
 
 import torch
@@ -33,10 +33,10 @@ from sdekit.noise.keyed import KeyedNoise, check_seed
 from sdekit.noise.path_cells import CellStream, Cuts, Draws, Tables
 from sdekit.noise.splitting import halve, join, join_equal, join_range
 
-__all__ = ["BrownianPath"]
+__all__ = ["BrownianPath", "StepStream"]
 
 _BLOCK_BYTES = 1 << 20
-_CELLS_A_STEP = 16  # a step of more cells than this is asked for by queries, which take larger cells where they can
+_CELLS_A_STEP = 32  # a step of more cells than this is asked for by queries, which take larger cells where they can
 _CPU = torch.device("cpu")
 _AREAS = ("space-time", "space-time-time")
 
@@ -362,7 +362,8 @@ class BrownianPath(NoiseSource):
                 self._check_shape(shape)
             return self._draws.open(shape, purpose, dtype, device, draws, scales)
         self._check_shape(shape)
-        return _StepStream(self, dtype, device, scales)
+        path = self.to(dtype, device)
+        return StepStream(lambda t, s: path(t, s).W, self.quantum, scales)
 
     def part(self, start: int, stop: int, total: int) -> BrownianPath:
         if total != self.shape[0]:
@@ -469,7 +470,7 @@ class _GridStream(BrownianStream):
         state = math.prod(path._flat) * self._wide.itemsize
         self._cells: CellStream | None = None
         if level is None:
-            self._run = max(1, min(1024, _BLOCK_BYTES // state))
+            self._run = max(1, min(1024, 2 * _BLOCK_BYTES // (80 * math.prod(path._flat))))
         else:
             self._cells = _cell_stream(path, level, self._wide, areas + 1, state, self._falls)
             self._edges: list[int] = (self._leaves // path._cuts.width(level)).tolist()
@@ -578,23 +579,29 @@ def _cell_stream(
 
 
 @final
-class _StepStream(NoiseStream):
-    """A path's increments as draws: (W_s - W_t)/sqrt|s - t| for steps that do not overlap."""
+class StepStream(NoiseStream):
+    """A path's increments as draws: (W_s - W_t)/sqrt|s - t| for steps that do not overlap.
+
+    Args:
+        increment: (t, s) -> W_s - W_t.
+        quantum: times nearer than that may be one.
+        scales: as in `NoiseSource.open`.
+    """
 
     seekable = True
 
-    def __init__(self, path: BrownianPath, dtype: torch.dtype, device: torch.device, scales: Tensor | None) -> None:
-        self._path = path.to(dtype, device)
+    def __init__(self, increment: Callable[[float, float], Tensor], quantum: float, scales: Tensor | None) -> None:
+        self._increment, self._quantum = increment, quantum
         self._scales = None if scales is None else scales.tolist()
         self._before: tuple[float, float] | None = None
 
     def next(self, t: float, s: float) -> Tensor:
         low, high = min(t, s), max(t, s)
-        if not high - low > 0:
+        if not high > low:
             raise ArgumentError(f"a draw from a Brownian path is over a step from t to s != t, got t = s = {t!r}.")
         if self._before is not None:
             overlap = min(high, self._before[1]) - max(low, self._before[0])
-            if overlap > self._path.quantum:
+            if overlap > self._quantum:
                 raise UnsupportedError(
                     f"two draws were asked for over the same time: [{low:g}, {high:g}] after [{self._before[0]:g}, "
                     f"{self._before[1]:g}]. On a Brownian path they are one number; a solver that needs several "
@@ -603,7 +610,7 @@ class _StepStream(NoiseStream):
         self._before = low, high
         scale = (1.0 if self._scales is None else self._scales[self.position]) / math.sqrt(high - low)
         self.position += 1
-        return self._path(t, s).W.mul_(scale)
+        return self._increment(t, s) * scale
 
     def seek(self, position: int) -> None:
         self.position, self._before = position, None

@@ -22,6 +22,7 @@ _CPU = torch.device("cpu")
 _TEN = 10
 _LEAVES = 41  # log2 of the number of leaves: their indices stay exact in float64, times in units of the last place too
 _TABLE_BYTES = 64 << 20
+_MADE_AT_ONCE = 4 << 20  # bytes
 _NO_TIME = torch.zeros(1, dtype=torch.float64)
 _NAMES = "WHK"
 
@@ -242,6 +243,7 @@ class _Table:
         self.parents, self.children, self.width, self.capacity = parents, children, width, capacity
         # Pages that were never written take no memory.
         self.values = [torch.empty(capacity, children, *shape, dtype=torch.float64) for _ in range(values)]
+        self.bytes = children * math.prod(shape) * 8 * values  # of the children of one parent
         self._slot_of: dict[int, int] = {}
 
     def slots(self, parents: list[int]) -> dict[int, int]:
@@ -287,7 +289,8 @@ class Tables:
             children = counts[0] if k == 0 else (_TEN if k <= self.root else cuts.radices[k - self.root - 1])
             size = children * math.prod(shape) * 8 * values
             parents = counts[k - 1] if k else 1
-            capacity = min(parents, max(1, left // size))
+            # Two at least: the ends of a step, so that the next step finds its own start here.
+            capacity = min(parents, max(2, left // size))
             left = max(0, left - capacity * size)
             self.tables.append(_Table(parents, children, width, capacity, values, shape))
         self._streams: dict[tuple[int, int], NoiseStream] = {}
@@ -312,38 +315,53 @@ class Tables:
         """The slots of some parents, at most as many as the table holds, which are made where they are not there."""
         table = self.tables[k]
         slots = table.slots(parents)
-        for parent in parents:
-            if parent not in slots:
-                made = self._make(k, parent)
-                slots[parent] = slot = table.place(parent)
-                for value, children in zip(table.values, made, strict=True):
-                    value[slot, : len(children)] = children
-                    value[slot, len(children) :] = 0.0
+        missing = [parent for parent in parents if parent not in slots]
+        at_once = 1
+        if k > self.root:
+            at_once = max(1, min(self.tables[k - 1].capacity, _MADE_AT_ONCE // table.bytes))
+        for i in range(0, len(missing), at_once):
+            some = missing[i : i + at_once]
+            made = self._split(k, some) if k > self.root else self._root_or_joined(k, some[0])
+            places = [table.place(parent) for parent in some]
+            slots.update(zip(some, places, strict=True))
+            for value, children in zip(table.values, made, strict=True):
+                value[places, : children.shape[1]] = children
+                value[places, children.shape[1] :] = 0.0
         return [slots[parent] for parent in parents]
 
-    def _make(self, k: int, parent: int) -> list[Tensor]:
-        """The children of one parent: [(n, B, d)]."""
-        if k < self.root:
-            return self._joined(k, parent)
-        level = k - self.root
-        start = parent * self.tables[k].children
-        stop = min(start + self.tables[k].children, self._counts[k])
-        drawn = [torch.empty(stop - start, *self._shape, dtype=torch.float64) for _ in range(self._values)]
-        for which, z in enumerate(drawn):
+    def _drawn(self, level: int, starts: list[int], count: int) -> list[Tensor]:
+        """Normals of cells start … start + count - 1 of a wide level, for each start: [(P, count, B, d)]."""
+        drawn = [torch.empty(len(starts), count, *self._shape, dtype=torch.float64) for _ in range(self._values)]
+        for which, normals in enumerate(drawn):
             if (level, which) not in self._streams:
                 self._streams[level, which] = self._draws.cells(self._shape, level, which, torch.float32)
-            _read(self._streams[level, which], start, z)
-        if level == 0:
-            lengths = self._cuts.root_lengths.expand(self._cuts.roots)[start:stop].reshape(-1, 1, 1)
-            for z, part in zip(drawn, (1, 12, 720), strict=False):
-                z *= torch.sqrt(lengths / part)
-            return drawn
-        above = self.tables[k - 1]
-        slot = self._ensure(k - 1, [parent // above.children])[0]
-        whole = Increment(*[value[slot, parent % above.children][None] for value in above.values])
-        w, h, k3 = itertools.islice(itertools.chain((z[None] for z in drawn), (None, None)), 3)
+            for z, start in zip(normals, starts, strict=True):
+                _read(self._streams[level, which], start, z)
+        return drawn
+
+    def _split(self, k: int, parents: list[int]) -> list[Tensor]:
+        """The children of some cells of the root or below it: [(P, n, B, d)]."""
+        level, n, above = k - self.root, self.tables[k].children, self.tables[k - 1]
+        drawn = self._drawn(level, [parent * n for parent in parents], n)
+        grand = sorted({parent // above.children for parent in parents})
+        slots = dict(zip(grand, self._ensure(k - 1, grand), strict=True))
+        at = [slots[parent // above.children] for parent in parents], [parent % above.children for parent in parents]
+        w, h, third = itertools.islice(itertools.chain(drawn, (None, None)), 3)
         if w is not None:
-            self._splitting[stop - start].split_(whole, self._cuts.length(level), w, h, k3)
+            whole = Increment(*[value[at] for value in above.values])
+            self._splitting[n].split_(whole, self._cuts.length(level), w, h, third)
+        return drawn
+
+    def _root_or_joined(self, k: int, parent: int) -> list[Tensor]:
+        """The children of the cell above them all or of one above the root: [(1, n, B, d)]."""
+        if k < self.root:
+            return self._joined(k, parent)
+        start = parent * self.tables[k].children
+        stop = min(start + self.tables[k].children, self._counts[k])
+        drawn = self._drawn(0, [start], stop - start)
+        lengths = self._cuts.root_lengths.expand(self._cuts.roots)[start:stop].reshape(-1, 1, 1)
+        for z, part in zip(drawn, (1, 12, 720), strict=False):
+            z *= torch.sqrt(lengths / part)
         return drawn
 
     def _joined(self, k: int, parent: int) -> list[Tensor]:
@@ -351,7 +369,7 @@ class Tables:
         start = parent * self.tables[k].children
         stop = min(start + self.tables[k].children, self._counts[k])
         joined = [self._join_children(k, cell).values() for cell in range(start, stop)]
-        return [torch.stack([values[i] for values in joined]) for i in range(self._values)]
+        return [torch.stack([values[i] for values in joined])[None] for i in range(self._values)]
 
     def _join_children(self, k: int, cell: int) -> Increment:
         below = self.tables[k + 1]
