@@ -6,6 +6,7 @@ from sdekit.experiments.compare import compare
 from sdekit.latents import decode, encode, interpolate
 from sdekit.likelihood import log_likelihood
 from sdekit.models import ScoreModel
+from sdekit.noise import BrownianPath
 from sdekit.sampling import sample, solve
 from sdekit.sdes import (
     EDMSDE,
@@ -29,6 +30,7 @@ __all__ = [
     "SDE",
     "VESDE",
     "VPSDE",
+    "BrownianPath",
     "CosineVPSDE",
     "CustomDiffusionSDE",
     "DiffusionSDE",

@@ -12,9 +12,11 @@ from sdekit.noise.base import NoiseSource, NoiseStream, Purpose
 from sdekit.noise.brownian import BrownianStream, DrawnStream, Increment
 from sdekit.noise.function import FunctionNoise
 from sdekit.noise.keyed import KeyedNoise, SeedsNoise
+from sdekit.noise.path import BrownianPath
 from sdekit.noise.torch_generators import GeneratorNoise
 
 __all__ = [
+    "BrownianPath",
     "BrownianStream",
     "DrawnStream",
     "FunctionNoise",
