@@ -124,10 +124,6 @@ class Adaptive(AdaptiveSolver):
         return self.method.dense_order is not None
 
     @property
-    def dense(self) -> bool:  # type: ignore[override]
-        return self.method.dense_order is not None
-
-    @property
     def reference(self) -> str:  # type: ignore[override]
         return self.method.reference
 
@@ -145,13 +141,6 @@ class Adaptive(AdaptiveSolver):
                     "stop short of it, or take a fixed-step solver, which ends there in one exact step."
                 )
         watch, times = observers or Observers(), problem.times
-        recorder: StepRecorder | None = None
-        places = times
-        if self.dense:
-            # The values at the times between are interpolated: no step is cut short for them.
-            places = times[[0, -1]]
-            if watch.trajectory or watch.dense:
-                recorder = StepRecorder(times, problem.x, saves=watch.trajectory, dense=watch.dense)
         recorder: StepRecorder | None = None
         places = times
         if self.dense:
@@ -249,18 +238,44 @@ class _EmbeddedStepper(PairStepper):
         return f
 
     def first_steps(self, x: Tensor, f: Tensor, times: Tensor, control: Adaptive) -> Tensor:
-        """A first step for each sample, (B,): one in which the drift moves x by a hundredth of max(tolerance, |x|).
+        """A first step for each sample, (B,): on an SDE, one in which the drift moves x by 0.01 max(tolerance, |x|).
 
-        Sizes are root mean squares over the tolerance. No longer than a tenth of the longest way from place to place
-        for an ODE; a hundredth for an SDE, whose noise the drift says nothing of.
+        Sizes are root mean squares over the tolerance. The step is no longer than a hundredth of the span, as the drift
+        says nothing of the noise.
         """
+        if not self._dynamics.stochastic:
+            return self._first_ode_steps(x, f, times, control)
         scale = control.atol + control.rtol * x.abs()
         size = 0.01 * per_sample_rms(x / scale).double().clamp(min=1.0)
         by_drift = size / per_sample_rms(f / scale).double().clamp(min=1e-300)
-        way = float(times.diff().abs().max())
-        most = (0.01 if self._path is not None else 0.1) * way
+        span = float((times[-1] - times[0]).abs())
         # Never so small that the steps cannot grow to what they should be in a few attempts.
-        return torch.nan_to_num(by_drift.cpu(), nan=0.0).clamp(1e-6 * way, most)
+        return torch.nan_to_num(by_drift.cpu(), nan=0.0).clamp(1e-6 * span, 0.01 * span)
+
+    def _first_ode_steps(self, x: Tensor, f: Tensor, times: Tensor, control: Adaptive) -> Tensor:
+        """The first steps of Hairer, Norsett & Wanner 1993, section II.4, from an estimate of the second derivative.
+
+        It costs one evaluation more, if so many are allowed; else a hundredth of |x|/|f|.
+        """
+        span, direction = float((times[-1] - times[0]).abs()), float(torch.sign(times[-1] - times[0]))
+        scale = (control.atol + control.rtol * x.abs()).clamp(min=torch.finfo(x.dtype).tiny)
+        d0, d1 = (per_sample_rms(v / scale).double().cpu() for v in (x, f))
+        h = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6 * span, 0.01 * d0 / d1)
+        h = h.nan_to_num(1e-6 * span).clamp(1e-12 * span, span)
+        if control.max_nfe is not None and control.max_nfe <= self.spent:
+            return h
+        self.spent += 1
+        ahead = (times[0] + direction * h).to(x.device)
+        away = expand_right((direction * h).to(device=x.device, dtype=x.dtype), x)
+        change = per_sample_rms((self._dynamics.drift(x + away * f, ahead) - f) / scale).double().cpu() / h
+        bend = torch.maximum(d1, change)
+        trusted = torch.minimum(100 * h, (0.01 / bend) ** (1 / self._method.error_order))
+        # A drift of 0 says nothing of the scale of time.
+        trusted = torch.where(bend <= 1e-15, 0.1 * span, trusted)
+        return torch.where(torch.isfinite(bend), trusted, h).clamp(1e-12 * span, span)
+
+    def _of_rows(self, rows: Tensor) -> Dynamics:
+        return self._dynamics if len(rows) == self._shape[0] else self._dynamics.rows(rows, self._shape)
 
     def attempt(self, x: Tensor, start: Tensor, stop: Tensor, rows: Tensor) -> Attempt:
         dynamics = self._of_rows(rows)

@@ -31,7 +31,6 @@ from sdekit.solvers.solution import Status
 
 _NEAR = 1 / 16
 _HUGE = 1e300  # the error of a finite step that is too large for its dtype
-_HUGE = 1e300  # the error of a finite step that is too large for its dtype
 
 __all__ = ["AdaptiveRun", "Attempt", "Controller", "PairStepper", "run_adaptive"]
 
@@ -51,10 +50,6 @@ class PairStepper(abc.ABC):
 
     evaluations: int
     """Model evaluations of one attempt."""
-    reserve: int = 0
-    """Those that `taken` may make beyond them."""
-    finest: float = 1e-10
-    """The shortest step that is tried, as a part of the whole solve."""
     reserve: int = 0
     """Those that `taken` may make beyond them."""
     finest: float = 1e-10
@@ -171,7 +166,7 @@ def run_adaptive(
     run = AdaptiveRun(
         x.clone(),
         torch.full((batch,), float(places[0]), dtype=torch.float64, device="cpu"),
-        torch.as_tensor(controller.first, dtype=torch.float64, device="cpu").expand(batch).clone(),
+        torch.as_tensor(controller.first, dtype=torch.float64).expand(batch).clone(),
         zeros + spent,
         zeros.clone(),
         zeros.clone(),
@@ -180,7 +175,6 @@ def run_adaptive(
     kept = [x.clone()]
     ended = torch.zeros(batch, dtype=torch.bool, device="cpu")
     errors = torch.ones(batch, 2, dtype=torch.float64, device="cpu")
-    infinity = torch.tensor(torch.inf, dtype=torch.float64, device="cpu")
     retried = torch.zeros(batch, dtype=torch.bool, device="cpu")
     infinity = torch.tensor(torch.inf, dtype=torch.float64, device="cpu")
     total = abs(float(places[-1] - places[0]))
@@ -198,8 +192,6 @@ def run_adaptive(
                         break
                 start = run.at[active]
                 left = (end - start).abs()
-                # No step is so short that the clock would hardly notice.
-                smallest = (10 * (torch.nextafter(start.abs(), infinity) - start.abs())).clamp(min=least)
                 # No step is so short that the clock would hardly notice.
                 smallest = (10 * (torch.nextafter(start.abs(), infinity) - start.abs())).clamp(min=least)
                 planned = torch.maximum(run.step[active], smallest)
@@ -238,7 +230,6 @@ def run_adaptive(
                 for i in active[~good & (length <= smallest * (1 + _NEAR))].tolist():
                     run.status[i], ended[i] = "min_step", True
                 if progress:
-                    if progress:
                     bar.update(float((run.at - places[0]).abs().mean()) / total - bar.n)
                 active = active[(run.at[active] != end) & ~ended[active]]
             if not bool(ended.any()):
