@@ -79,7 +79,8 @@ class Adaptive(AdaptiveSolver):
             check_positive("h_init", self.h_init)
         if self.max_nfe is not None:
             check_positive_integer("max_nfe", self.max_nfe)
-        for name in ("proportional", "integral", "derivative"):
+        check_number("derivative", self.derivative)
+        for name in ("proportional", "integral"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name))
 
@@ -214,8 +215,13 @@ class _EmbeddedStepper(PairStepper):
         self._method, self._dynamics, self._shape = method, dynamics, tuple(problem.x.shape)
         self._recorder = recorder
         self._tried: tuple[Tensor, Tensor, Tensor, Pair] | None = None
-        self.evaluations = method.evaluations_per_step or 1
-        self.reserve = 0 if recorder is None else method.dense_evaluations
+        # Where a step's evaluations vary they are counted, and told by `taken`.
+        self._varies = method.evaluations_per_step is None
+        self._counted = 0
+        self.evaluations = 0 if self._varies else method.most_evaluations
+        self.reserve = (0 if recorder is None else method.dense_evaluations) + (
+            method.most_evaluations if self._varies else 0
+        )
         self.spent = 0
         self._firsts: Tensor | None = None
         self._lasts: Tensor | None = None
@@ -283,7 +289,9 @@ class _EmbeddedStepper(PairStepper):
         t, s = start.to(x.device), stop.to(x.device)
         h = expand_right((stop - start).to(device=x.device, dtype=x.dtype), x)
         first = None if self._firsts is None else self._firsts[rows]
+        calls = dynamics.counter.calls
         pair = self._method.pair(dynamics, x, t, s, h, noise, first)
+        self._counted = dynamics.counter.calls - calls if self._varies else 0
         self._lasts = pair.last
         if self._recorder is not None:
             self._tried = (x, start, stop, pair)
@@ -297,11 +305,11 @@ class _EmbeddedStepper(PairStepper):
             kept = good.to(rows.device)
             self._firsts[rows[kept]] = self._lasts[kept]
         if self._recorder is None or self._tried is None:
-            return 0
+            return self._counted
         x, start, stop, pair = self._tried
         wanted = good & self._recorder.wants(rows.cpu(), stop)
         if not bool(wanted.any()):
-            return 0
+            return self._counted
         which = wanted.nonzero()[:, 0]
         on = which.to(x.device)
         x, start, stop = x[on], start[which], stop[which]
@@ -310,4 +318,4 @@ class _EmbeddedStepper(PairStepper):
         step = Pair(pair.x[on], pair.error[on], stages=tuple(stage[on] for stage in pair.stages))
         coefficients = self._method.interpolant(self._of_rows(rows[on]), x, t, s, h, step)
         self._recorder.add(rows[on].cpu(), start, stop, x, coefficients)
-        return self._method.dense_evaluations * wanted.long()
+        return self._counted + self._method.dense_evaluations * wanted.long()
