@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from _helpers import CASES, FIXED, STOCHASTIC, Case, gaussian_model, is_slow
+from _helpers import CASES, FIXED, MODEL_NAMES, STOCHASTIC, Case, gaussian_model, is_slow
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -45,7 +45,7 @@ def run(case: Case, n_or_shape: Any, *, steps: int = 6, shape: tuple[int, ...] =
 
 
 def test_all_but_shared_steps_and_batch_norms_are_independent():
-    assert {c.name for c in INDEPENDENT} == set(sk.solvers.names())
+    assert {c.name for c in INDEPENDENT} == set(MODEL_NAMES)
     assert sk.solvers.get("scipy:RK45").couples_batch
     assert sk.solvers.get("pc", norms="batch").couples_batch
 
@@ -176,6 +176,8 @@ def test_float32_is_float64_to_rounding(case):
     # The draws are the same numbers; a handful of steps amplifies float32 rounding to about 1e-5 of the state. An
     # adaptive solver's steps differ within its tolerance.
     tolerance = 1e-2 if case.solver.adaptive else 2e-5
+    if case.name == "dormand_prince_8":
+        tolerance = 2e-4  # its coefficients, of both signs, go up to 43
     assert torch.allclose(narrow.double(), wide, rtol=tolerance, atol=tolerance * float(wide.abs().max()))
 
 
@@ -194,8 +196,10 @@ def test_half_precision_states_keep_their_dtype_and_a_full_precision_time(case):
     assert out.x.dtype == torch.bfloat16
     assert set(seen) == {(torch.bfloat16, torch.float32)}
     full = case.sample(sk.ScoreModel(network, SDE, shape=(16,)), 4, 3 if is_slow(case) else 25, seed=3, **loose).x
-    # bfloat16 has 8 bits: a few steps of it are good to a few per cent of the state's scale.
-    assert float((out.x.float() - full).abs().max()) < 0.1 * float(full.abs().max())
+    # bfloat16 has 8 bits: a few steps of it are good to a few per cent of the state's scale; those of many stages, whose
+    # coefficients of both signs go up to 13 and 43, to a little more.
+    bound = 0.2 if (case.solver.order or 0) >= 5 else 0.1
+    assert float((out.x.float() - full).abs().max()) < bound * float(full.abs().max())
 
 
 def test_the_start_given_is_not_written_into():

@@ -201,7 +201,10 @@ def test_an_unknown_option_is_told_the_known_ones(name):
     with pytest.raises(ArgumentError, match=f"solver '{name}' has no option 'etta'; "):
         sk.solvers.get(name, etta=0.3)
     if not sk.solvers.get(name).adaptive:
-        with pytest.raises(ArgumentError, match=r"'rtol'.*fixed number of steps"):
+        # With a tolerance the name of a method with an embedded error is that of its adaptive form.
+        embedded = f"adaptive:{name}" in NAMES
+        told = "chooses its own steps.*takes no steps" if embedded else "'rtol'.*fixed number of steps"
+        with pytest.raises(ArgumentError, match=told):
             sk.sample(gaussian_model(VPSDE(), shape=(2,)), 3, name, steps=3, rtol=1e-3)
 
 
@@ -241,6 +244,10 @@ def test_adaptive_solvers_are_finite_on_every_sde(case, sde):
     for end in (None, 0.0):
         if end == 0.0 and case.name.startswith("scipy:") and not math.isfinite(float(sde.sigma_rate(0.0))):
             with pytest.raises(ArgumentError, match="infinite velocity at t = 0"):
+                case.sample(model, (2, 3), 0, seed=0, t_end=end)
+            continue
+        if end == 0.0 and case.name.startswith("adaptive:") and float(sde.sigma(0.0)) == 0:
+            with pytest.raises(ArgumentError, match="would evaluate the score at t = 0"):
                 case.sample(model, (2, 3), 0, seed=0, t_end=end)
             continue
         out = case.sample(model, (2, 3), 0, seed=0, t_end=end, rtol=1e-3, atol=1e-3)
@@ -289,6 +296,8 @@ def test_measured_order_is_the_declared_one(case, sde):
     order, in_t = case.solver.order, case.options.get("variable") == "t"
     start, end = (SPANS_IN_T if in_t else SPANS)[sde]
     counts = [12, 24, 48] if in_t and order > 2 else [48, 96, 192] if order < 4 else [128, 256, 512]
+    if order >= 5:
+        counts = [6, 12, 24]
     x, images = flow_images(sde, start, end)
     for model, image in images:
         ends = [case.sample(model, None, n, x_T=x, t_start=start, t_end=end, grid="log_snr").x for n in counts]
@@ -296,6 +305,11 @@ def test_measured_order_is_the_declared_one(case, sde):
         measured = slope(counts, errors)
         if case.name in ONE_STEP:
             assert abs(measured - order) < 0.2, errors
+        elif order >= 5:
+            # The leading error of the pairs of order 5 was made so small that the next shows at these steps.
+            assert order - 0.25 < measured < order + (2.0 if order == 5 else 0.2), errors
+        elif case.name == "midpoint" and model is images[0][0]:
+            assert abs(measured - 3) < 0.2, errors  # on a Gaussian its leading errors in sigma cancel over the solve
         else:
             # Multistep methods come to their order from below (the first steps have fewer values) or, on a Gaussian,
             # from above: the next term of the error may be of the other sign, so that it falls faster for a while.
@@ -482,11 +496,13 @@ def counting_model(sde: DiffusionSDE) -> tuple[sk.ScoreModel, Counting]:
 def test_nfe_is_what_the_network_counts(case, end, denoise):
     sde = EDMSDE()
     model, network = counting_model(sde)
+    if end == 0.0 and case.name.startswith("adaptive:"):
+        return  # refused: test_adaptive_solvers_are_finite_on_every_sde
     out = case.sample(model, (3, 16), 7, seed=0, t_end=end, denoise=denoise)
     nfe = out.nfe if isinstance(out.nfe, int) else int(out.nfe.sum())
     if isinstance(out.nfe, int):
         assert nfe == network.calls
-    elif case.name == "dpm_adaptive":  # samples are evaluated together until they arrive
+    elif case.name.startswith(("adaptive:", "dpm_adaptive")):  # samples are evaluated together until they arrive
         assert out.nfe.max() <= network.calls <= nfe
     else:
         assert nfe - (2 if denoise else 0) == network.calls  # one call denoises three samples
@@ -494,7 +510,7 @@ def test_nfe_is_what_the_network_counts(case, end, denoise):
     assert model.counter.calls == 0  # the user's own object counts nothing
     declared = case.solver.evaluations_per_step
     if declared is not None:
-        extra = int(denoise) + (1 if case.name == "torchsde:reversible_heun" else 0)
+        extra = int(denoise) + (1 if case.name.endswith("reversible_heun") else 0)
         expected = 7 * declared + extra
         if end == 0.0:  # the last step, to sigma = 0, is Euler's where a later stage would evaluate there
             assert expected - (declared - 1) <= nfe <= expected

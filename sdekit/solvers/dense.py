@@ -132,7 +132,9 @@ class StepRecorder:
         self._direction = 1.0 if times[-1] > times[0] else -1.0
         between = times[1:-1] if saves else times[:0]
         # The last of them, never due, stands for the end, which is landed on.
-        self._due = torch.cat([self._direction * between, torch.full((1,), torch.inf, dtype=torch.float64, device="cpu")])
+        self._due = torch.cat(
+            [self._direction * between, torch.full((1,), torch.inf, dtype=torch.float64, device="cpu")]
+        )
         self._next = torch.zeros(len(x), dtype=torch.int64, device="cpu")
         self._kept = x.new_empty(len(between), *x.shape)
         self._steps: list[_Steps] = []

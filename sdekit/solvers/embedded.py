@@ -51,6 +51,11 @@ class EmbeddedSolver(StepSolver):
     dense_order: ClassVar[int | None] = None
     dense_evaluations: ClassVar[int] = 0
 
+    @property
+    def most_evaluations(self) -> int:
+        """The evaluations that a step takes at most, where their number varies; else those that it takes."""
+        return self.evaluations_per_step or 1
+
     @abc.abstractmethod
     def pair(
         self,
