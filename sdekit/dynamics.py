@@ -22,6 +22,7 @@ from sdekit.models.score import EvaluationCounter, ScoreModel
 from sdekit.sdes import AbstractSDE, Calculus, NoiseKind
 from sdekit.sdes.base import check_parameters, cut_parameters
 from sdekit.sdes.calculus import as_calculus
+from sdekit.sdes.torchsde_style import TorchsdeStyle, is_torchsde_style
 
 __all__ = ["ODE", "Dynamics", "ForwardSDE", "ProbabilityFlow", "ReverseSDE", "as_dynamics"]
 
@@ -253,18 +254,27 @@ def _at(schedule: Callable[[Tensor | float], Tensor], t: Tensor, x: Tensor) -> T
     return expand_right(schedule(as_float64(t)).to(device=x.device, dtype=x.dtype), x)
 
 
-def as_dynamics(what: Any) -> Dynamics:
-    """Dynamics as they are; an SDE as its forward dynamics.
+def as_dynamics(what: Any, x0: Any = None, t0: float = 0.0) -> Dynamics:
+    """Dynamics as they are; an SDE, or an object as torchsde's users write it, as its forward dynamics.
+
+    x0, t0: where the solve starts. An object written for torchsde is evaluated there once, to learn its noise's shape.
 
     Raises:
         ArgumentError: for anything else. A ScoreModel has two dynamics, so it must be said which.
     """
     if isinstance(what, Dynamics):
         return what
+    if is_torchsde_style(what):
+        what = TorchsdeStyle(what)
+    if isinstance(what, TorchsdeStyle) and x0 is not None:
+        what = what.opened(x0, t0)
     if isinstance(what, AbstractSDE):
         return ForwardSDE(what)
     if isinstance(what, ScoreModel):
         raise ArgumentError(
             "a ScoreModel has two dynamics: give ReverseSDE(model) or ProbabilityFlow(model), or call sample(model, …)."
         )
-    raise ArgumentError(f"expected an SDE or dynamics (ReverseSDE, ProbabilityFlow, ODE), got {type(what).__name__}.")
+    raise ArgumentError(
+        "expected an SDE, dynamics (ReverseSDE, ProbabilityFlow, ODE), or an object with f, g, noise_type and "
+        f"sde_type; got {type(what).__name__}."
+    )

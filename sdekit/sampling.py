@@ -11,7 +11,15 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from sdekit._tensors import check_device, check_dtype, check_positive_integer, check_shape, check_state, is_finite
+from sdekit._tensors import (
+    as_list,
+    check_device,
+    check_dtype,
+    check_positive_integer,
+    check_shape,
+    check_state,
+    is_finite,
+)
 from sdekit.dynamics import Dynamics, ForwardSDE, ProbabilityFlow, ReverseSDE, as_dynamics
 from sdekit.errors import ArgumentError, NonFiniteError, ShapeError, UnsupportedError
 from sdekit.grids import Custom, Grid, check_monotone, make_grid
@@ -19,6 +27,7 @@ from sdekit.models.score import ScoreModel, conditioned
 from sdekit.noise import NoiseSource, noise_source
 from sdekit.sdes import AbstractSDE, DiffusionSDE
 from sdekit.sdes.calculus import Reread
+from sdekit.sdes.torchsde_style import TorchsdeObject
 from sdekit.solvers.base import Observers, Problem, Solver, StepInfo
 from sdekit.solvers.catalogue import get, on_sde
 from sdekit.solvers.dense import DenseOutput
@@ -34,7 +43,7 @@ GridLike = str | Grid | Sequence[float] | Tensor
 
 
 def solve(
-    dynamics: Dynamics | AbstractSDE,
+    dynamics: Dynamics | AbstractSDE | TorchsdeObject,
     x0: Tensor,
     *,
     t0: float | None = None,
@@ -60,7 +69,8 @@ def solve(
     """Move x0 along an SDE or ODE from t0 to t1 with the solver named; time may run either way.
 
     Args:
-        dynamics: an SDE (solved as it stands), or dynamics: ReverseSDE(model), ProbabilityFlow(model), ODE(f).
+        dynamics: an SDE (solved as it stands), or dynamics: ReverseSDE(model), ProbabilityFlow(model), ODE(f); or an
+            object as torchsde's users write it, with f(t, y), g(t, y), noise_type and sde_type.
         x0: the state at t0, (B, *), floating point.
         t0: the start, in [0, T] for a diffusion SDE and its models; may be left out where the grid is a list of times.
         t1: the end, likewise.
@@ -99,7 +109,7 @@ def solve(
             that must be converted cannot be differentiated.
         NonFiniteError: if the state becomes non-finite; names solver, step and time.
     """
-    moving = as_dynamics(dynamics)
+    moving = as_dynamics(dynamics, x0, _first_time(t0, grid))
     if isinstance(solver, str):
         named = recipe(solver)
         solver, options = named.solver, {**named.options, **options}
@@ -222,6 +232,12 @@ def sample(
     if denoise is True and solution.status == "success":
         return _denoised(solution, model, chosen, chunk)
     return solution
+
+
+def _first_time(t0: object, grid: object) -> float:
+    """Where a solve starts, as far as its arguments, not checked yet, say."""
+    first = t0 if isinstance(t0, Real) else (as_list(grid) or [0.0])[0]
+    return float(first) if isinstance(first, Real) else 0.0
 
 
 # What both need ----------------------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 """Adapters that speak other libraries' interfaces, each usable without the library it stands in for."""
 
-from sdekit.interop import diffusers
+from sdekit.interop import diffusers, torchsde
 
-__all__ = ["diffusers"]
+__all__ = ["diffusers", "torchsde"]

@@ -17,6 +17,7 @@ from sdekit.sdes.diffusion import CustomDiffusionSDE, DiffusionSDE
 from sdekit.sdes.flow import FlowSDE
 from sdekit.sdes.langevin import OverdampedLangevin, UnderdampedLangevin
 from sdekit.sdes.serialization import DIFFUSION_SDES, from_dict, named
+from sdekit.sdes.torchsde_style import TorchsdeStyle
 from sdekit.sdes.ve import EDMSDE, VESDE
 from sdekit.sdes.vp import VPSDE, CosineVPSDE, SubVPSDE
 
@@ -45,6 +46,7 @@ __all__ = [
     "StiffLinear",
     "SubVPSDE",
     "TanhSDE",
+    "TorchsdeStyle",
     "UnderdampedLangevin",
     "as_ito",
     "as_stratonovich",

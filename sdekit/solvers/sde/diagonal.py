@@ -14,7 +14,7 @@ from sdekit.noise import Increment
 from sdekit.solvers.embedded import EmbeddedSolver, Pair
 from sdekit.solvers.step import length, square_root
 
-__all__ = ["SOSRI", "SRIW1", "ItoTableau"]
+__all__ = ["SOSRI", "SRIW1", "ItoRungeKutta", "ItoTableau"]
 
 _Rows = tuple[tuple[float, ...], ...]
 
@@ -44,7 +44,7 @@ class ItoTableau:
     beta4: tuple[float, ...]
 
 
-class _Diagonal(EmbeddedSolver):
+class ItoRungeKutta(EmbeddedSolver):
     """The executor. The error estimate is what the step has beyond the method of order 1 inside it:
 
     |h (sum_i alpha_i f_i - f_0)| + |sum_i (beta3_i chi_2 + beta4_i chi_3) g_i|
@@ -123,7 +123,7 @@ def _sum(x: Tensor | None, weights: tuple[float, ...], terms: list[Tensor], by: 
 
 @final
 @dataclass(frozen=True, repr=False)
-class SRIW1(_Diagonal):
+class SRIW1(ItoRungeKutta):
     r"""Rossler's SRIW1 in the form of `ItoTableau`. Of its four drifts the step uses two; it stays inside [t, s].
 
     Rossler 2010, "Runge-Kutta methods for the strong approximation of solutions of SDEs".
@@ -147,7 +147,7 @@ class SRIW1(_Diagonal):
 
 @final
 @dataclass(frozen=True, repr=False)
-class SOSRI(_Diagonal):
+class SOSRI(ItoRungeKutta):
     r"""Four drift stages, with coefficients that make its region of stability large: the choice for steps by tolerance.
 
     Its stages lie at -0.04, 0.79 and 3.75 of the step: where the drift is not defined past the end of the solve, take
