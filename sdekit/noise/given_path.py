@@ -170,8 +170,8 @@ class GivenPath(_KnownPath):
             i -= 1
         if abs(self._times[i] - t) > self._quantum():
             raise ArgumentError(
-                f"this path is not known at time {t:.17g}; the nearest of its {len(self._times)} times is "
-                f"{self._times[i]:.17g}. Take steps that end at its times, or a BrownianPath, which knows every time."
+                f"this path is not known at time {t!r}; the nearest of its {len(self._times)} times is "
+                f"{self._times[i]!r}. Take steps that end at its times, or a BrownianPath, which knows every time."
             )
         return i
 

@@ -66,7 +66,7 @@ class Cuts:
         if not bool(((t >= self.t0 - slack) & (t <= self.t1 + slack)).all()):
             wrong = t[~((t >= self.t0 - slack) & (t <= self.t1 + slack))].flatten()[0]
             raise ArgumentError(
-                f"time {float(wrong):.17g} is outside this path, which spans [{self.t0:.17g}, {self.t1:.17g}]; make "
+                f"time {float(wrong)!r} is outside this path, which spans [{self.t0!r}, {self.t1!r}]; make "
                 "the path with t0 and t1 that hold every time that is asked for."
             )
         t = t.clamp(self.t0, self.t1)
