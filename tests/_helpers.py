@@ -121,7 +121,9 @@ VARIANTS = (
     Case("pc", {"predictor": "dpmpp_2m", "corrector": "ald", "snr": 0.05}),
     Case("pc", {"predictor": "seeds_2", "corrector": "ald", "snr": 0.05}),
 )
-CASES = (*(Case(name) for name in sk.solvers.names()), *VARIANTS)
+# The names that serve a score model: all but those made for one equation.
+MODEL_NAMES = [name for name in sk.solvers.names() if "underdamped" not in sk.solvers.get(name).needs]
+CASES = (*(Case(name) for name in MODEL_NAMES), *VARIANTS)
 FIXED = tuple(case for case in CASES if isinstance(case.solver, FixedStepSolver))
 STOCHASTIC = tuple(case for case in FIXED if case.solver.stochastic)
 SLOW = "torchsde:"  # a millisecond a step: fewer of everything

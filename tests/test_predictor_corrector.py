@@ -8,7 +8,7 @@ import warnings
 
 import pytest
 import torch
-from _helpers import SDE_IDS, SDES, gaussian_model
+from _helpers import MODEL_NAMES, SDE_IDS, SDES, gaussian_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -22,7 +22,7 @@ from sdekit.solvers import DDIM, AnnealedLangevin, FixedStepSolver, Langevin, Pr
 CLOSE = {"rtol": 1e-11, "atol": 1e-11}  # rounding in float64
 FIXED_NAMES = [
     n
-    for n in sk.solvers.names()
+    for n in MODEL_NAMES
     if isinstance(sk.solvers.get(n), FixedStepSolver) and sk.solvers.get(n).kind != "composition"
 ]
 

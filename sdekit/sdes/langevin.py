@@ -102,13 +102,13 @@ class UnderdampedLangevin(_Langevin):
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
         """(v, -gamma v - u grad F(position)), of the shape (B, 2, *) of x."""
-        _check_phase_space(x)
+        check_phase_space(x)
         position, velocity = x[:, 0], x[:, 1]
         return torch.stack([velocity, -self.gamma * velocity - self.u * self.gradient(position)], dim=1)
 
     def diffusion(self, x: Tensor, t: Tensor) -> Tensor:
         """(0, sqrt(2 gamma u)), of shape (1, 2, 1, …, 1)."""
-        _check_phase_space(x)
+        check_phase_space(x)
         g = torch.tensor([0.0, math.sqrt(2 * self.gamma * self.u)], dtype=x.dtype, device=x.device)
         return g.reshape(1, 2, *([1] * (x.ndim - 2)))
 
@@ -217,7 +217,7 @@ def _linear_transition(a: Tensor, q: Tensor, t: float) -> tuple[Tensor, Tensor]:
     return e, (spread + spread.T) / 2
 
 
-def _check_phase_space(x: Tensor) -> None:
+def check_phase_space(x: Tensor) -> None:
     if x.ndim < 2 or x.shape[1] != 2:
         raise ShapeError(
             f"the underdamped equation's state has shape (B, 2, *), position and velocity; got {tuple(x.shape)}. "

@@ -141,14 +141,22 @@ def verify(
     """Measure what solvers declare, in float64: orders, published formulas, the limit, finiteness.
 
     Args:
-        names: which, by any of their names; all of the catalogue unless given.
+        names: which, by any of their names; unless given, all of the catalogue that serve a score model.
         progress: show a bar.
         each: called with each finding as it is made.
 
     Raises:
         UnknownNameError: for a name that no solver has, before any work.
+        ArgumentError: for a solver that is made for an equation of its own, which no problem here is.
     """
-    chosen = [e.name for e in entries()] if names is None else [resolve(name).name for name in names]
+    special = {e.name for e in entries() if "underdamped" in e.make(**e.fixed).needs}
+    every = [e.name for e in entries() if e.name not in special]
+    chosen = every if names is None else [resolve(name).name for name in names]
+    if special & set(chosen):
+        raise ArgumentError(
+            f"{', '.join(sorted(special & set(chosen)))}: made for the underdamped Langevin equation; what is measured "
+            "here is on score models. Leave the name out."
+        )
     if not chosen:
         raise ArgumentError("names is empty: there is nothing to verify; leave it out for all of the catalogue.")
     findings: list[Finding] = []
