@@ -52,6 +52,10 @@ class NoiseStream(abc.ABC):
         """
         return [self.next(float(at[start]), float(after[start]))]
 
+    def block(self, at: Tensor, after: Tensor, start: int, stop: int) -> Tensor:
+        """What `ahead` would make, stacked: (K, B, *), 1 <= K <= stop - start."""
+        return torch.stack(self.ahead(at, after, start, stop))
+
     @abc.abstractmethod
     def seek(self, position: int) -> None:
         """Go to draw number `position`; raises UnsupportedError where draws cannot be made again."""

@@ -85,7 +85,7 @@ class DrawnStream(BrownianStream):
     def __init__(self, times: Tensor, streams: Sequence[NoiseStream]) -> None:
         if not 1 <= len(streams) <= 3:
             raise ArgumentError(f"a drawn Brownian motion takes one to three streams (W, H, K), got {len(streams)}.")
-        self._times, self._list = times, times.tolist()
+        self._at, self._after, self._list = times[:-1], times[1:], times.tolist()
         self._streams, self._first = list(streams), streams[0]
         self.seekable = all(stream.seekable for stream in streams)
 
@@ -101,13 +101,13 @@ class DrawnStream(BrownianStream):
             return Increment(*[value.clone()[None] for value in self.next().values()])
         start = self.position
         stop = min(start + count, len(self._list) - 1)
-        draws = self._first.ahead(self._times[:-1], self._times[1:], start, stop)
+        draws = self._first.block(self._at, self._after, start, stop)
         self.position += len(draws)
-        return Increment(torch.stack(draws))
+        return Increment(draws)
 
     def each(self, count: int) -> Iterator[Tensor]:
         start = self.position
-        for w in self._first.each(self._times[:-1], self._times[1:], start, start + count):
+        for w in self._first.each(self._at, self._after, start, start + count):
             self.position += 1
             yield w
         for stream in self._streams[1:]:

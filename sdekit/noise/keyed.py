@@ -233,7 +233,8 @@ class _BlockStream(NoiseStream):
                 self._scaled = self._cast
         if self._scales is not None:
             self._scales = self._scales.to(device=self._scaled.device, dtype=self._scaled.dtype)
-        self._views = list(views.view(self._positions, *shape).unbind(0))
+        self._whole = views.view(self._positions, *shape)
+        self._views = list(self._whole.unbind(0))
         self.several = self._many and self._views[0].is_contiguous()
         self._filled, self._taken = -1, 0
         self._keys: list[list[int]] = []
@@ -270,6 +271,11 @@ class _BlockStream(NoiseStream):
         self.position += len(draws)
         self._taken = place + len(draws)  # whoever took these may write into them
         return draws
+
+    def block(self, at: Tensor, after: Tensor, start: int, stop: int) -> Tensor:
+        place = self.position % self._positions
+        draws = self.ahead(at, after, start, stop)
+        return self._whole[place : place + len(draws)]
 
     def seek(self, position: int) -> None:
         self.position = position

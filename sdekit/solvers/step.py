@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sdekit.dynamics import Dynamics, ProbabilityFlow, ReverseSDE
+from sdekit.errors import ArgumentError
 from sdekit.noise import BrownianStream, Increment
 from sdekit.solvers.base import Problem, Stepper
 from sdekit.solvers.fixed_step import FixedStepSolver
@@ -127,6 +128,17 @@ class StepStepper(Stepper):
     @property
     def x(self) -> Tensor:
         return self._x
+
+    @property
+    def stream(self) -> BrownianStream:
+        """The noise of an SDE's steps.
+
+        Raises:
+            ArgumentError: if it is an ODE.
+        """
+        if self._stream is None:
+            raise ArgumentError(f"{self._dynamics!r} is an ODE: it takes no noise.")
+        return self._stream
 
     def advance(self, start: int, stop: int) -> None:
         formula, dynamics, stream = self._solver.step_formula, self._dynamics, self._stream
