@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
-import torch
 from torch import Tensor
 
 from sdekit.errors import ArgumentError

@@ -1,8 +1,8 @@
 """Many steps of a step solver as one compiled function: for small states, where calling torch costs more than its work.
 
-Thirty-two steps are unrolled and compiled by `torch.compile` once, which takes some 20 seconds; the function is kept for later
-solves of the same SDE, solver, shape and dtype. Results are those of the plain loop to rounding: compiled code fuses
-additions and multiplications.
+Thirty-two steps are unrolled and compiled by `torch.compile` once, which takes some 20 seconds; the function is kept
+for later solves of the same SDE, solver, shape and dtype. Results are those of the plain loop to rounding: compiled
+code fuses additions and multiplications.
 """
 
 from __future__ import annotations
