@@ -37,6 +37,11 @@ def times_of(*values: float) -> Tensor:
     return torch.tensor(values, dtype=F64)
 
 
+def even(start: float, stop: float, count: int) -> Tensor:
+    """count + 1 times in equal steps."""
+    return torch.linspace(start, stop, count + 1, dtype=F64)
+
+
 def stream(path, times: Tensor, areas: int = 0, dtype: torch.dtype = F64, **kwargs) -> BrownianStream:
     return path.brownian(path.shape, times, areas=areas, dtype=dtype, device=CPU, **kwargs)
 
@@ -254,8 +259,8 @@ def test_disjoint_intervals_are_independent(tree):
 def test_samples_and_elements_are_independent(kind):
     # 3 samples of 3 elements over 1,000 steps and over 1,000 intervals that no cut agrees with: 2,000 of each.
     path = make((3, 3)) if kind == "seed" else BrownianPath(None, (3, 3), 0.0, 2.0, seeds=[1, 2, 3], dtype=F64)
-    grid = torch.linspace(0, 2, 1001, dtype=F64)
-    uneven = torch.linspace(0.0001, 1.9, 1001, dtype=F64)
+    grid = even(0, 2, 1000)
+    uneven = even(0.0001, 1.9, 1000)
     z = torch.cat([torch.cat(steps(path, t, 1)[:1]).reshape(-1, 9) / math.sqrt(t[1] - t[0]) for t in (grid, uneven)])
     assert (z[:1000].T @ z[:1000] / 1000 - torch.eye(9)).abs().max() < 5 * math.sqrt(2 / 1000)
     assert (z[1000:].T @ z[1000:] / 1000 - torch.eye(9)).abs().max() < 5 * math.sqrt(2 / 1000)
@@ -290,7 +295,7 @@ def test_increments_add_up(tree, cuts, area):
 def test_no_query_changes_another(tree, pairs, order):
     path = make((3, 2), **tree)
     before = [path(t, s) for t, s in pairs]
-    steps(path, torch.linspace(0, 2, 11, dtype=F64))
+    steps(path, even(0, 2, 10))
     shuffled = list(range(len(pairs)))
     order.shuffle(shuffled)
     other = make((3, 2), **tree)
@@ -300,7 +305,7 @@ def test_no_query_changes_another(tree, pairs, order):
 
 
 def test_a_small_table_changes_no_number(monkeypatch):
-    t, s = torch.linspace(0, 1.1, 40, dtype=F64), torch.linspace(0.03, 1.9, 40, dtype=F64)
+    t, s = even(0, 1.1, 39), even(0.03, 1.9, 39)
     for tree in TREES:
         path = make((40, 2), **tree)
         large = path(t, s)
@@ -335,11 +340,11 @@ def two_kinds(n: int, size: tuple[int, ...], first: int, **kwargs) -> list[Brown
 )
 def test_a_sample_alone_in_a_batch_and_in_a_chunk(size, tree, area):
     areas = 2 if area == "space-time-time" else 1
-    grids = [torch.linspace(0, 2, 21), torch.linspace(2, 1.8, 11), times_of(0.1, 0.11, 0.5)]
+    grids = [even(0, 2, 20), even(2, 1.8, 10), times_of(0.1, 0.11, 0.5)]
     if tree:
-        grids[:2] = [torch.linspace(0, 2, 21), times_of(*UNEVEN)]
+        grids[:2] = [even(0, 2, 20), times_of(*UNEVEN)]
     for path in two_kinds(7, size, 60, levy_area=area, dtype=torch.float32, **tree):
-        whole = [steps(path, grid.double(), areas, torch.float32) for grid in grids]
+        whole = [steps(path, grid, areas, torch.float32) for grid in grids]
         queries = [(0.1234, 1.87), (1.0, 0.8)]
         known = [path(t, s) for t, s in queries]
         picked = torch.tensor([6, 0, 3])
@@ -351,7 +356,7 @@ def test_a_sample_alone_in_a_batch_and_in_a_chunk(size, tree, area):
             for query, all_of in zip(queries, known, strict=True):
                 assert same(part(*query), Increment(*[value[where] for value in all_of.values()]))
             for grid, each in zip(grids, whole, strict=True):
-                for few, all_of in zip(steps(part, grid.double(), areas, torch.float32), each, strict=True):
+                for few, all_of in zip(steps(part, grid, areas, torch.float32), each, strict=True):
                     assert torch.equal(few, all_of[:, where])
 
 
@@ -368,7 +373,7 @@ def test_a_sample_has_its_own_interval_and_the_bits_of_the_batch():
 
 
 def test_dtypes_have_the_same_motion():
-    grid = torch.linspace(0, 2, 1001, dtype=F64)
+    grid = even(0, 2, 1000)
     narrow, wide = make(dtype=torch.float32), make()
     assert narrow(0.1, 0.7).W.dtype == torch.float32
     assert torch.equal(narrow(0.1, 0.7).W, wide(0.1, 0.7).W.float())
@@ -382,24 +387,23 @@ def test_dtypes_have_the_same_motion():
 # Streams -------------------------------------------------------------------------------------------------------------
 
 GRIDS = {
-    "root": torch.linspace(0, 2, 11),
-    "third level": torch.linspace(0.2, 0.224, 13),
-    "several cells a step": torch.linspace(0, 1.2, 16),
+    "root": even(0, 2, 10),
+    "third level": even(0.2, 0.224, 12),
+    "several cells a step": even(0, 1.2, 15),
     "unequal steps on cuts": times_of(0.0, 0.02, 0.06, 0.1, 0.12, 0.4),
-    "a part": torch.linspace(0.4, 0.6, 11),
-    "falling": torch.linspace(1.8, 1.52, 15),
-    "falling, several": torch.linspace(1.6, 0.4, 16),
-    "unaligned": torch.linspace(0, 2, 8),
-    "unaligned, falling": torch.linspace(1.999, 0.001, 6),
+    "a part": even(0.4, 0.6, 10),
+    "falling": even(1.8, 1.52, 14),
+    "falling, several": even(1.6, 0.4, 15),
+    "unaligned": even(0, 2, 7),
+    "unaligned, falling": even(1.999, 0.001, 5),
     "cells of UNEVEN": times_of(*UNEVEN),
-    "powers": torch.linspace(0, 1, 7).double() ** 3,
+    "powers": even(0, 1, 6) ** 3,
 }
 
 
 @pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS.keys())
 @pytest.mark.parametrize("tree", [{}, {"cells": 1000}, {"cells": UNEVEN}], ids=["default", "1000", "uneven"])
 def test_a_stream_is_the_path(tree, grid):
-    grid = grid.double()
     scale = grid.diff().abs().sqrt().reshape(-1, 1, 1)
     for area, areas in (("space-time", 1), ("space-time-time", 2)):
         path = make(levy_area=area, **tree)
@@ -410,10 +414,18 @@ def test_a_stream_is_the_path(tree, grid):
                     assert ((one - two) / scale).abs().max() < eps
 
 
+def test_the_grids_above_go_the_ways_they_are_meant_to():
+    path = make()
+    levels = [path._level_of(path._cuts.leaf(grid)) for grid in GRIDS.values()]
+    assert levels == [0, 2, 1, 1, 1, 1, 1, None, None, None, None]
+    assert make(cells=UNEVEN)._level_of(make(cells=UNEVEN)._cuts.leaf(times_of(*UNEVEN))) == 0
+    assert make(cells=1000)._level_of(make(cells=1000)._cuts.leaf(even(0, 2, 50))) == 0
+
+
 @pytest.mark.parametrize("grid", ["root", "third level", "several cells a step", "falling", "unaligned"])
 @pytest.mark.parametrize("shape", [(5, 3), (2, 80)], ids=str)
 def test_ahead_and_seek_and_the_last_step(grid, shape):
-    times = GRIDS[grid].double()
+    times = GRIDS[grid]
     path, count = make(shape), len(times) - 1
     whole = steps(path, times, 1)
     opened = stream(path, times, 1)
@@ -442,16 +454,16 @@ def test_coarse_is_the_sum_of_fine():
     for tree in ({}, {"cells": 512}):
         path = make((4, 2), **tree)
         fine_count = 1000 if not tree else 512
-        fine = steps(path, torch.linspace(0, 2, fine_count + 1, dtype=F64))[0]
+        fine = steps(path, even(0, 2, fine_count))[0]
         for n in (2, 4, 8, 10, 20, 50, 100, 125, 250, 500) if not tree else (1, 2, 4, 16, 64, 256):
             if fine_count % n == 0:
-                coarse = steps(path, torch.linspace(0, 2, n + 1, dtype=F64))[0]
+                coarse = steps(path, even(0, 2, n))[0]
                 assert torch.allclose(coarse, fine.view(n, -1, 4, 2).sum(1), atol=1e-12)
 
 
 def test_falling_is_rising_gone_back():
     path = make(levy_area="space-time-time")
-    times = torch.linspace(0, 2, 101, dtype=F64)
+    times = even(0, 2, 100)
     up, down = steps(path, times, 2), steps(path, times.flip(0), 2)
     for sign, one, two in zip((-1, 1, -1), up, down, strict=True):
         assert torch.equal(one.flip(0) * sign, two)
@@ -459,7 +471,7 @@ def test_falling_is_rising_gone_back():
 
 def test_root_cells_are_the_keyed_draws_themselves():
     path = make((70, 2), cells=40, dtype=torch.float32)
-    times = torch.linspace(0, 2, 41, dtype=F64)
+    times = even(0, 2, 40)
     assert isinstance(stream(path, times), DrawnStream)
     keyed = KeyedNoise(3).open((70, 2), purpose="path 0 W", dtype=torch.float32, device=CPU)
     drawn = torch.stack([keyed.next(0, 0).clone() for _ in range(40)]) * math.sqrt(0.05)
@@ -468,14 +480,14 @@ def test_root_cells_are_the_keyed_draws_themselves():
 
 def test_hundred_thousand_steps():
     path = make((1,))
-    w = steps(path, torch.linspace(0, 2, 100_001, dtype=F64))[0]
+    w = steps(path, even(0, 2, 100_000))[0]
     assert float((w.sum(0) - path(2.0).W).abs().max()) < 1e-10
     # The quadratic variation: 2 +- 2 sqrt(2/N).
     assert float((w**2).sum()) == pytest.approx(2.0, abs=5 * 2 * math.sqrt(2 / 100_000))
 
 
 def test_drawn_stream_is_its_streams():
-    times = torch.linspace(0, 1, 31, dtype=F64)
+    times = even(0, 1, 30)
     scales = times.diff().sqrt()
 
     def opened(areas: int) -> DrawnStream:
@@ -590,7 +602,7 @@ def test_near_ends_are_cheap():
     looked: list[int] = []
     fetch = Tables.fetch
     path._tables.fetch = lambda k, *a: looked.append(k) or fetch(path._tables, k, *a)
-    start = torch.linspace(0.1, 0.9, 50, dtype=F64)
+    start = even(0.1, 0.9, 49)
     start = path.near(start, torch.full_like(start, 0.01))
     path(start, start + 0.02)
     assert max(looked) <= 2
@@ -639,7 +651,7 @@ def test_bad_queries_and_grids_are_refused():
     with pytest.raises(ArgumentError, match="t must be a finite number"):
         path(math.nan, 1.0)
     with pytest.raises(UnsupportedError, match="levy_area='space-time-time'"):
-        stream(path, torch.linspace(0, 2, 11, dtype=F64), 2)
+        stream(path, even(0, 2, 10), 2)
     with pytest.raises(ShapeError, match=r"\(5, 3\).*\(5, 4\)"):
         path.brownian((5, 4), times_of(0.0, 1.0), areas=0, dtype=F64, device=CPU)
     for grid in (times_of(0.0, 1.0, 0.5), times_of(0.0, 0.5, 0.5), times_of(0.3)):
@@ -647,7 +659,7 @@ def test_bad_queries_and_grids_are_refused():
             stream(path, grid)
     with pytest.raises(ArgumentError, match="outside this path"):
         stream(path, times_of(0.0, 3.0))
-    for grid in (torch.linspace(0, 2, 101, dtype=F64), torch.linspace(0, 2, 8, dtype=F64)):
+    for grid in (even(0, 2, 100), even(0, 2, 7)):
         opened = stream(path, grid)
         opened.seek(len(grid) - 1)
         with pytest.raises(ArgumentError, match=f"a grid of {len(grid) - 1} steps"):
