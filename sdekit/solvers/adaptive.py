@@ -105,6 +105,14 @@ class Adaptive(AdaptiveSolver):
         return self.method.weak_order
 
     @property
+    def strong_orders(self) -> tuple[tuple[NoiseKind, float], ...]:  # type: ignore[override]
+        return self.method.strong_orders
+
+    @property
+    def weak_orders(self) -> tuple[tuple[NoiseKind, float], ...]:  # type: ignore[override]
+        return self.method.weak_orders
+
+    @property
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]
         return self.method.needs
 

@@ -80,6 +80,7 @@ class Solver(abc.ABC):
         adaptive: whether it chooses its own steps, from rtol and atol.
         order: order of accuracy for an ODE; None for a stochastic solver.
         strong_order, weak_order: for an SDE with the noise kinds it serves; None where none is known.
+        strong_orders, weak_orders: (kind of noise, order) where that is another (`strong_order_for`).
         evaluations_per_step: network (or drift) evaluations of one step; None where it varies.
         needs: what the dynamics must offer: "score" for a diffusion model, "underdamped" for Langevin's equation with
             position and velocity.
@@ -98,6 +99,8 @@ class Solver(abc.ABC):
     order: ClassVar[float | None] = None
     strong_order: ClassVar[float | None] = None
     weak_order: ClassVar[float | None] = None
+    strong_orders: ClassVar[tuple[tuple[NoiseKind, float], ...]] = ()
+    weak_orders: ClassVar[tuple[tuple[NoiseKind, float], ...]] = ()
     evaluations_per_step: ClassVar[int | None] = None
     needs: ClassVar[tuple[str, ...]] = ()
     noise_kinds: ClassVar[tuple[NoiseKind, ...]] = ("scalar", "additive", "diagonal", "commutative", "general")
@@ -127,6 +130,14 @@ class Solver(abc.ABC):
     def couples_batch(self) -> bool:
         """Whether a sample's result depends on the others in its batch."""
         return False
+
+    def strong_order_for(self, noise: NoiseKind) -> float | None:
+        """The strong order declared for this kind of noise."""
+        return dict(self.strong_orders).get(noise, self.strong_order)
+
+    def weak_order_for(self, noise: NoiseKind) -> float | None:
+        """The weak order declared for this kind of noise."""
+        return dict(self.weak_orders).get(noise, self.weak_order)
 
     @abc.abstractmethod
     def integrate(self, problem: Problem, observers: Observers | None = None) -> Solution:

@@ -37,6 +37,7 @@ class EulerMaruyama(EmbeddedSolver):
     name = "euler_maruyama"
     strong_order = 0.5
     weak_order = 1.0
+    strong_orders = (("additive", 1.0),)
     evaluations_per_step = 1
     calculus = ("ito",)
     error_order = 1.5

@@ -25,6 +25,8 @@ class GeneralShARK(StochasticRungeKutta):
     name = "general_shark"
     strong_order = 1.0
     weak_order = 1.0
+    strong_orders = (("additive", 1.5), ("general", 0.5))
+    weak_orders = (("additive", 2.0),)
     evaluations_per_step = 2
     areas = 1
     calculus = ("stratonovich",)

@@ -24,6 +24,7 @@ class StochasticHeun(EmbeddedRungeKutta):
     name = "stochastic_heun"
     strong_order = 1.0
     weak_order = 1.0
+    strong_orders = (("general", 0.5),)
     error_order = 1.5
     evaluations_per_step = 2
     calculus = ("stratonovich",)
@@ -50,6 +51,7 @@ class StochasticMidpoint(EmbeddedRungeKutta):
     name = "stochastic_midpoint"
     strong_order = 1.0
     weak_order = 1.0
+    strong_orders = (("general", 0.5),)
     error_order = 1.5
     evaluations_per_step = 2
     calculus = ("stratonovich",)
@@ -76,6 +78,7 @@ class EulerHeun(StochasticRungeKutta):
     name = "euler_heun"
     strong_order = 1.0
     weak_order = 1.0
+    strong_orders = (("general", 0.5),)
     evaluations_per_step = 1
     calculus = ("stratonovich",)
     reference = "Gard 1988"

@@ -90,9 +90,7 @@ def _values(dynamics: Dynamics, y: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     return dynamics.drift(y, t).clone(), dynamics.diffusion(y, t).clone()
 
 
-def _change(
-    dynamics: Dynamics, f: Tensor, f_s: Tensor, g: Tensor, g_s: Tensor, h: float | Tensor, w: Tensor
-) -> Tensor:
+def _change(dynamics: Dynamics, f: Tensor, f_s: Tensor, g: Tensor, g_s: Tensor, h: float | Tensor, w: Tensor) -> Tensor:
     """(f_t + f_s) h/2 + (g_t + g_s) W/2."""
     return (f + f_s) * (0.5 * h) + apply_diffusion(dynamics, g + g_s, 0.5 * w, f)
 
@@ -114,6 +112,7 @@ class ReversibleHeun(FixedStepSolver):
     name = "reversible_heun"
     strong_order = 1.0
     weak_order = 1.0
+    strong_orders = (("general", 0.5),)
     evaluations_per_step = 1
     calculus = ("stratonovich",)
     reference = "Kidger, Foster, Li & Lyons 2021, arXiv 2105.13493"

@@ -17,8 +17,8 @@ class SlowRK(StochasticRungeKutta):
     f_5 = f(x + 3/4 f_0 h + g_3 (3/4 W + 3/2 H)),   g_6 = g(x + f_0 h + g_2 W/2)
     x_s = x + (f_0 + 2 f_5) h/3 + (g_1 + 2 g_2 + 2 g_3 + g_4) W/6 + 2 (g_3 - g_6) H
 
-    f_5 at t + 3h/4, g_6 at s, the other g at t + h/2: two drift evaluations, five of the diffusion. Stratonovich; strong
-    order 1.5 for additive, scalar, diagonal and commutative noise, 1/2 for general noise.
+    f_5 at t + 3h/4, g_6 at s, the other g at t + h/2: two evaluations of the drift, five of the diffusion.
+    Stratonovich; strong order 1.5 for additive, scalar, diagonal and commutative noise, 1/2 for general noise.
 
     Foster, dos Reis & Strange 2023, arXiv 2210.17543 ("strong 1.5 log-ODE Runge-Kutta"), equation 6.2.
     """
@@ -26,6 +26,8 @@ class SlowRK(StochasticRungeKutta):
     name = "slowrk"
     strong_order = 1.5
     weak_order = 2.0
+    strong_orders = (("general", 0.5),)
+    weak_orders = (("general", 1.0),)
     evaluations_per_step = 2
     areas = 1
     calculus = ("stratonovich",)

@@ -32,6 +32,8 @@ class SPaRK(EmbeddedRungeKutta):
     name = "spark"
     strong_order = 1.0
     weak_order = 1.0
+    strong_orders = (("additive", 1.5), ("general", 0.5))
+    weak_orders = (("additive", 2.0),)
     error_order = 1.5
     evaluations_per_step = 3
     areas = 1

@@ -30,6 +30,7 @@ class TamedEuler(StepSolver):
     name = "tamed_euler"
     strong_order = 0.5
     weak_order = 1.0
+    strong_orders = (("additive", 1.0),)
     evaluations_per_step = 1
     evaluates_after_start = False
     calculus = ("ito",)
