@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-import torch
 from torch import Tensor
 
 from sdekit.dynamics import Dynamics
 from sdekit.errors import ArgumentError
 from sdekit.noise import Increment
 from sdekit.solvers.embedded import EmbeddedSolver, Pair
+from sdekit.solvers.sde.sums import Sum
 from sdekit.solvers.step import length, square_root
 
 __all__ = ["SOSRI", "SRIW1", "ItoRungeKutta", "ItoTableau"]
@@ -65,6 +65,12 @@ class ItoRungeKutta(EmbeddedSolver):
     def stochastic(self) -> bool:
         return True
 
+    def step_formula(
+        self, dynamics: Dynamics, x: Tensor, t: Tensor, s: Tensor, h: float | Tensor, noise: Increment | None
+    ) -> Tensor:
+        low, high, _ = self._parts(dynamics, x, t, s, h, noise, None)
+        return low + high
+
     def pair(
         self,
         dynamics: Dynamics,
@@ -75,6 +81,23 @@ class ItoRungeKutta(EmbeddedSolver):
         noise: Increment | None,
         first: Tensor | None = None,
     ) -> Pair:
+        low, high, drifts = self._parts(dynamics, x, t, s, h, noise, first)
+        by_drift = Sum(dynamics, x)
+        for i, (f, weight) in enumerate(zip(drifts, self.tableau.alpha, strict=False)):
+            by_drift.add_drift(f, weight - (i == 0), h)
+        return Pair(low + high, by_drift.value.abs() + high.abs())
+
+    def _parts(
+        self,
+        dynamics: Dynamics,
+        x: Tensor,
+        t: Tensor,
+        s: Tensor,
+        h: float | Tensor,
+        noise: Increment | None,
+        first: Tensor | None,
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """The step but for the terms in chi_2 and chi_3, these terms, and the drifts."""
         if noise is None or noise.H is None:
             raise ArgumentError(f"solver {self.name!r} needs W and H of its step.")
         table, w = self.tableau, noise.W
@@ -86,39 +109,38 @@ class ItoRungeKutta(EmbeddedSolver):
             c = sum(row)
             return t if c == 0 else s if c == 1 else t + c * (s - t)
 
+        def start(row: tuple[float, ...]) -> Sum:
+            total = Sum(dynamics, x, x)
+            for f, weight in zip(drifts, row, strict=False):
+                total.add_drift(f, weight, h)
+            return total
+
         drifts = [dynamics.drift(x, t).clone() if first is None else first]
         diffusions = [dynamics.diffusion(x, t).clone()]
         for a0, b0, a1, b1 in zip(table.a0, table.b0, table.a1, table.b1, strict=True):
-            z = _sum(x, a0, drifts, h)
-            z = _sum(z, b0, diffusions, chi2)
-            y = _sum(x, a1, drifts, h)
-            y = _sum(y, b1, diffusions, root)
-            if len(drifts) < len(table.alpha) and _used(table, len(drifts)):
-                drifts.append(dynamics.drift(z, at(a0)).clone())
-            diffusions.append(dynamics.diffusion(y, at(a1)).clone())
-        end = _sum(x, table.alpha, drifts, h)
-        by_drift = _sum(None, tuple(a - (i == 0) for i, a in enumerate(table.alpha)), drifts, h)
-        by_noise = torch.zeros_like(x)
+            z, y = start(a0), start(a1)
+            for g, of_z, of_y in zip(diffusions, b0, b1, strict=True):
+                z.add_noise(g, chi2, of_z)
+                if dynamics.noise_dim is None:  # a matrix is additive here, and does not see y
+                    y.add_drift(g, of_y, root)
+            if not any(a0) and not any(b0):
+                drifts.append(drifts[0])  # at (x, t) again
+            elif _used(table, len(drifts)):
+                drifts.append(dynamics.drift(z.value, at(a0)).clone())
+            diffusions.append(dynamics.diffusion(y.value, at(a1)).clone())
+        low, high = start(table.alpha), Sum(dynamics, x)
         for i, g in enumerate(diffusions):
-            by_noise = by_noise + g * (table.beta3[i] * chi2 + table.beta4[i] * chi3)
-            end = end + g * (table.beta1[i] * w + table.beta2[i] * chi1)
-        return Pair(end + by_noise, by_drift.abs() + by_noise.abs())
+            low.add_noise(g, w, table.beta1[i])
+            low.add_noise(g, chi1, table.beta2[i])
+            high.add_noise(g, chi2, table.beta3[i])
+            high.add_noise(g, chi3, table.beta4[i])
+        return low.value, high.value, drifts
 
 
 def _used(table: ItoTableau, i: int) -> bool:
     """Whether drift i is in any line."""
     later = [row[i] for rows in (table.a0, table.a1) for row in rows if len(row) > i]
     return table.alpha[i] != 0 or any(later)
-
-
-def _sum(x: Tensor | None, weights: tuple[float, ...], terms: list[Tensor], by: float | Tensor) -> Tensor:
-    """x + by sum_j weights_j terms_j."""
-    total = x
-    for weight, term in zip(weights, terms, strict=False):
-        if weight != 0:
-            part = term * (weight * by)
-            total = part if total is None else total + part
-    return 0 * terms[0] if total is None else total
 
 
 @final
