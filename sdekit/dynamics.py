@@ -61,6 +61,11 @@ class Dynamics(abc.ABC):
         """
 
     @property
+    def constant_diffusion(self) -> float | None:
+        """g where it is one number for all x and t, and acts entry by entry; None elsewhere."""
+        return None
+
+    @property
     def noise_dim(self) -> int | None:
         """m where the diffusion is a matrix, of shape (B, *, m); None where it acts entry by entry."""
         return None if self.sde is None else self.sde.noise_dim
@@ -149,6 +154,10 @@ class ForwardSDE(Dynamics):
         other = ForwardSDE(self.sde.rows(which, shape))
         other.counter = self.counter
         return other
+
+    @property
+    def constant_diffusion(self) -> float | None:
+        return self.sde.constant_diffusion
 
     def read_by(self, calculus: tuple[Calculus, ...]) -> ForwardSDE:
         """The same in a calculus of those given, its drift corrected where it has another; with the same counter."""

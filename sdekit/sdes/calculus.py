@@ -16,7 +16,7 @@ from torch import Tensor
 from sdekit.errors import UnsupportedError
 from sdekit.sdes.base import AbstractSDE, Calculus
 
-__all__ = ["Reread", "as_ito", "as_stratonovich", "correction", "derivative_along"]
+__all__ = ["Reread", "as_ito", "as_stratonovich", "correction", "derivative_along", "diagonal_derivative"]
 
 _STEP = 1e-3
 
@@ -37,11 +37,36 @@ def derivative_along(sde: HasDiffusion, x: Tensor, t: Tensor, v: Tensor) -> tupl
     try:
         g, along = torch.func.jvp(lambda y: sde.diffusion(y, t), (x,), (v,))[:2]
     except RuntimeError as error:
-        raise UnsupportedError(
-            f"the diffusion of {sde!r} cannot be differentiated by torch ({str(error).splitlines()[0]}). Write it in "
-            "torch operations on x, or take a solver that does not differentiate it, such as 'milstein_free'."
-        ) from error
+        raise _not_differentiable(sde, error) from error
     return g, along
+
+
+def diagonal_derivative(sde: HasDiffusion, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """g(x, t) and dg_i/dx_i of a diffusion whose entries each see their own entry of x: the gradient of their sum.
+
+    Where gradients are on, the derivative is differentiable again.
+
+    Raises:
+        UnsupportedError: if torch cannot differentiate the diffusion.
+    """
+    again = torch.is_grad_enabled()
+    try:
+        with torch.enable_grad():
+            point = x if again and x.requires_grad else x.detach().requires_grad_()
+            g = sde.diffusion(point, t)
+            if not g.requires_grad:
+                return g, torch.zeros_like(x)
+            (slope,) = torch.autograd.grad(g.expand(x.shape).sum(), point, create_graph=again, allow_unused=True)
+    except RuntimeError as error:
+        raise _not_differentiable(sde, error) from error
+    return (g if again else g.detach()), (torch.zeros_like(x) if slope is None else slope)
+
+
+def _not_differentiable(sde: HasDiffusion, error: RuntimeError) -> UnsupportedError:
+    return UnsupportedError(
+        f"the diffusion of {sde!r} cannot be differentiated by torch ({str(error).splitlines()[0]}). Write it in torch "
+        "operations on x, or take a solver that does not differentiate it, such as 'milstein_free'."
+    )
 
 
 def correction(sde: AbstractSDE, x: Tensor, t: Tensor) -> Tensor:
@@ -52,6 +77,9 @@ def correction(sde: AbstractSDE, x: Tensor, t: Tensor) -> Tensor:
     """
     if sde.noise == "additive":
         return torch.zeros_like(x)
+    if sde.noise == "diagonal":
+        g, slope = diagonal_derivative(sde, x, t)
+        return 0.5 * g * slope
     g = sde.diffusion(x, t)
     if sde.noise_dim is None:
         _, along = derivative_along(sde, x, t, g.expand(x.shape))

@@ -21,6 +21,7 @@ from sdekit.dynamics import Dynamics, ForwardSDE
 from sdekit.errors import UnsupportedError
 from sdekit.noise import Increment
 from sdekit.sdes import AbstractSDE, Calculus
+from sdekit.sdes.calculus import Reread
 from sdekit.solvers.base import Problem, Stepper
 from sdekit.solvers.fixed_step import FixedStepSolver
 from sdekit.solvers.solution import SolveState
@@ -187,6 +188,11 @@ class Compiled(FixedStepSolver):
 
     def check(self, dynamics: Dynamics) -> None:
         self.method.check(dynamics)
+        if self.method.differentiates or isinstance(dynamics.sde, Reread):
+            raise UnsupportedError(
+                f"compiled=True does not compile derivatives, and solver {self.name!r} takes one of {dynamics!r}. Take "
+                "a solver of the SDE's own calculus that takes none."
+            )
         if not isinstance(dynamics, ForwardSDE):
             raise UnsupportedError(
                 f"compiled=True serves SDEs as they stand; {dynamics!r} is none. Leave it out: a model's network costs "

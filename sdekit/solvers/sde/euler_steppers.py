@@ -61,7 +61,7 @@ class EulerStepper(_InPlace):
         self._clock = problem.times.to(problem.x.device)
         dynamics = problem.dynamics
         self._matrix = dynamics.noise_dim is not None
-        self._constant = None if dynamics.sde is None else dynamics.sde.constant_diffusion
+        self._constant = dynamics.constant_diffusion
 
     def advance(self, start: int, stop: int) -> None:
         x, dynamics, constant = self._x, self._dynamics, self._constant

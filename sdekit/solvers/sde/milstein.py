@@ -11,7 +11,7 @@ from sdekit.dynamics import Dynamics
 from sdekit.errors import ArgumentError, UnsupportedError
 from sdekit.noise import Increment
 from sdekit.sdes import NoiseKind
-from sdekit.sdes.calculus import derivative_along
+from sdekit.sdes.calculus import derivative_along, diagonal_derivative
 from sdekit.solvers.step import StepSolver, apply_diffusion, length, moved, square_root
 
 __all__ = ["Milstein", "MilsteinFree"]
@@ -65,6 +65,9 @@ class Milstein(_Milstein):
         if dynamics.noise == "additive":
             return y + apply_diffusion(dynamics, dynamics.diffusion(x, t), w, x)
         ito = dynamics.calculus == "ito"
+        if dynamics.noise == "diagonal":
+            g, slope = diagonal_derivative(dynamics, x, t)
+            return y + g * (w + 0.5 * slope * (w * w - length(h) if ito else w * w))
         if dynamics.noise_dim is None:
             g = dynamics.diffusion(x, t)
             _, along = derivative_along(dynamics, x, t, g.expand(x.shape))

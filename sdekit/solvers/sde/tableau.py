@@ -12,7 +12,7 @@ Rossler 2010 (SRA); Foster, dos Reis & Strange 2023, arXiv 2210.17543 (in W and 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import ClassVar, final
 
 from torch import Tensor
@@ -21,7 +21,8 @@ from sdekit.dynamics import Dynamics
 from sdekit.errors import ArgumentError
 from sdekit.noise import Increment
 from sdekit.solvers.embedded import EmbeddedSolver, Pair
-from sdekit.solvers.step import StepSolver, apply_diffusion
+from sdekit.solvers.sde.sums import Sum
+from sdekit.solvers.step import StepSolver
 
 __all__ = ["EmbeddedRungeKutta", "Row", "StochasticRungeKutta", "Tableau"]
 
@@ -71,23 +72,13 @@ class Tableau:
             raise ArgumentError(f"a tableau of {len(self.nodes)} nodes has a row for each but the first.")
 
     @cached_property
-    def evaluates_f(self) -> tuple[bool, ...]:
-        """Whether each stage's f is in any line."""
-        return tuple(any(row.uses_f(j) for row in self._rows) for j in range(len(self.nodes)))
-
-    @cached_property
-    def evaluates_g(self) -> tuple[bool, ...]:
-        """Whether each stage's g is in any line."""
-        return tuple(any(row.uses_g(j) for row in self._rows) for j in range(len(self.nodes)))
-
-    @cached_property
     def uses_h(self) -> bool:
         """Whether any line has H."""
-        return any(any(row.h) for row in self._rows)
+        return any(any(row.h) for row in self.rows(True))
 
-    @property
-    def _rows(self) -> tuple[Row, ...]:
-        return (*self.stages, self.step, *(() if self.error is None else (self.error,)))
+    def rows(self, with_error: bool) -> tuple[Row, ...]:
+        """All lines, that of the error where it is asked for."""
+        return (*self.stages, self.step, *((self.error,) if with_error and self.error is not None else ()))
 
 
 def run_tableau(
@@ -99,55 +90,58 @@ def run_tableau(
     h: float | Tensor,
     noise: Increment | None,
     first: Tensor | None = None,
-) -> tuple[Tensor, Tensor | None, list[Tensor | None]]:
-    """x_s, its error where the tableau has one, and the drifts of the stages."""
-    nodes, at_g = tableau.nodes, tableau.diffusion_nodes or tableau.nodes
+    *,
+    with_error: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """x_s, and its error where it is asked for."""
     drifts: list[Tensor | None] = []
-    diffusions: list[Tensor | None] = []
+    diffusions: list[Tensor | float | None] = []
+    constant = dynamics.constant_diffusion if noise is not None else None
+    rows = tableau.rows(with_error)
+    at_g = tableau.diffusion_nodes or tableau.nodes
 
+    @cache
     def node(c: float) -> Tensor:
         return t if c == 0 else s if c == 1 else t + c * (s - t)
 
-    def combined(row: Row) -> Tensor | None:
-        total = None
+    def combined(row: Row, start: Tensor | None) -> Tensor:
+        total = Sum(dynamics, x, start)
         for weight, f in zip(row.f, drifts, strict=False):
-            if weight != 0 and f is not None:
-                term = f * (weight * h)
-                total = term if total is None else total + term
+            if f is not None:
+                total.add_drift(f, weight, h)
         if noise is None:
-            return total
+            return total.value
+        if constant is not None:  # all g_j are one number
+            total.add_noise(constant, noise.W, sum(row.w))
+            if noise.H is not None:
+                total.add_noise(constant, noise.H, sum(row.h))
+            return total.value
         for j, g in enumerate(diffusions):
             if g is not None and row.uses_g(j):
-                term = apply_diffusion(dynamics, g, _noise(noise, _at(row.w, j), _at(row.h, j)), x)
-                total = term if total is None else total + term
-        return total
+                total.add_noise(g, noise.W, _at(row.w, j))
+                if noise.H is not None:
+                    total.add_noise(g, noise.H, _at(row.h, j))
+        return total.value
 
-    def moved(row: Row) -> Tensor:
-        change = combined(row)
-        return x if change is None else x + change
-
-    for j in range(len(nodes)):
-        z = x if j == 0 else moved(tableau.stages[j - 1])
-        f = None
-        if tableau.evaluates_f[j]:
+    for j, c in enumerate(tableau.nodes):
+        z = x if j == 0 else combined(tableau.stages[j - 1], x)
+        f: Tensor | None = None
+        if any(row.uses_f(j) for row in rows):
             # A tensor of its own: a drift may give the same buffer again at its next call.
-            f = first if j == 0 and first is not None else dynamics.drift(z, node(nodes[j])).clone()
+            f = first if j == 0 and first is not None else dynamics.drift(z, node(c)).clone()
         drifts.append(f)
-        diffusions.append(
-            dynamics.diffusion(z, node(at_g[j])).clone() if noise is not None and tableau.evaluates_g[j] else None
-        )
-    end = moved(tableau.step)
-    error = None if tableau.error is None else combined(tableau.error)
-    return end, error, drifts
-
-
-def _noise(noise: Increment, w: float, h: float) -> Tensor:
-    """w W + h H."""
-    if h == 0 or noise.H is None:
-        return noise.W if w == 1 else w * noise.W
-    if w == 0:
-        return noise.H if h == 1 else h * noise.H
-    return w * noise.W + h * noise.H
+        g: Tensor | float | None = None
+        if noise is not None and constant is None and any(row.uses_g(j) for row in rows):
+            g = dynamics.diffusion(z, node(at_g[j])).clone()
+        diffusions.append(g)
+    end = combined(tableau.step, x)
+    if end is x:
+        end = x.clone()
+    if not with_error:
+        return end, None
+    if tableau.error is None:
+        raise ArgumentError("this tableau has no error estimate.")
+    return end, combined(tableau.error, None)
 
 
 class StochasticRungeKutta(StepSolver):
@@ -162,7 +156,7 @@ class StochasticRungeKutta(StepSolver):
     def step_formula(
         self, dynamics: Dynamics, x: Tensor, t: Tensor, s: Tensor, h: float | Tensor, noise: Increment | None
     ) -> Tensor:
-        end, _, _ = run_tableau(self.tableau, dynamics, x, t, s, h, noise)
+        end, _ = run_tableau(self.tableau, dynamics, x, t, s, h, noise)
         return end
 
 
@@ -178,7 +172,7 @@ class EmbeddedRungeKutta(EmbeddedSolver):
     def step_formula(
         self, dynamics: Dynamics, x: Tensor, t: Tensor, s: Tensor, h: float | Tensor, noise: Increment | None
     ) -> Tensor:
-        end, _, _ = run_tableau(self.tableau, dynamics, x, t, s, h, noise)
+        end, _ = run_tableau(self.tableau, dynamics, x, t, s, h, noise)
         return end
 
     def pair(
@@ -191,7 +185,7 @@ class EmbeddedRungeKutta(EmbeddedSolver):
         noise: Increment | None,
         first: Tensor | None = None,
     ) -> Pair:
-        end, error, _ = run_tableau(self.tableau, dynamics, x, t, s, h, noise, first)
+        end, error = run_tableau(self.tableau, dynamics, x, t, s, h, noise, first, with_error=True)
         if error is None:
             raise ArgumentError(f"solver {self.name!r} has no error estimate in its tableau.")
         return Pair(end, error)
