@@ -11,6 +11,7 @@ from sdekit.errors import ArgumentError
 from sdekit.noise.base import NoiseSource, NoiseStream, Purpose
 from sdekit.noise.brownian import BrownianStream, DrawnStream, Increment
 from sdekit.noise.function import FunctionNoise
+from sdekit.noise.given_path import FunctionPath, GivenPath
 from sdekit.noise.keyed import KeyedNoise, SeedsNoise
 from sdekit.noise.path import BrownianPath
 from sdekit.noise.torch_generators import GeneratorNoise
@@ -20,7 +21,9 @@ __all__ = [
     "BrownianStream",
     "DrawnStream",
     "FunctionNoise",
+    "FunctionPath",
     "GeneratorNoise",
+    "GivenPath",
     "Increment",
     "KeyedNoise",
     "NoiseSource",
