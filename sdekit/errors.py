@@ -8,6 +8,7 @@ from typing import Any
 
 __all__ = [
     "ArgumentError",
+    "ConvergenceError",
     "NonFiniteError",
     "SdekitError",
     "ShapeError",
@@ -74,6 +75,32 @@ class NonFiniteError(SdekitError, ArithmeticError):
         """The same error with its samples counted from `first`, or at another clock's time."""
         samples = [first + i for i in self.samples]
         return NonFiniteError(self.solver, self.step, self.time if time is None else time, samples, self.since)
+
+
+class ConvergenceError(SdekitError, ArithmeticError):
+    """The equations of an implicit step were not solved; `solver`, `step`, `time` and `samples` say where.
+
+    `step` counts from 1, and `time` is that step's end; step is None where a step was made outside a solve.
+    """
+
+    def __init__(self, solver: str, time: float, samples: list[int], iterations: int, step: int | None = None) -> None:
+        self.solver, self.time, self.samples, self.iterations, self.step = solver, time, samples, iterations, step
+        where = "a step" if step is None else f"step {step}"
+        shown = ", ".join(map(str, samples[:8])) + (", …" if len(samples) > 8 else "")
+        super().__init__(
+            f"solver {solver!r} did not solve the equations of {where} (to t = {time:.6g}) in {iterations} iterations, "
+            f"in sample(s) {shown}. Take more steps, a larger max_iterations or tolerance; and check that torch can "
+            "differentiate the drift: one that detaches x, or leaves torch, has the derivative 0 for it."
+        )
+
+    def at_step(self, step: int) -> ConvergenceError:
+        """The same error with its step."""
+        return ConvergenceError(self.solver, self.time, self.samples, self.iterations, step)
+
+    def moved(self, first: int) -> ConvergenceError:
+        """The same error with its samples counted from `first`."""
+        samples = [first + i for i in self.samples]
+        return ConvergenceError(self.solver, self.time, samples, self.iterations, self.step)
 
 
 def closest_name(given: str, known: Iterable[str]) -> str | None:
