@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from sdekit.errors import ArgumentError, ShapeError
 
 __all__ = [
+    "Edge",
     "as_float64",
     "as_list",
     "check_device",
@@ -24,10 +25,14 @@ __all__ = [
     "check_shape",
     "check_state",
     "expand_right",
+    "graph_edge",
+    "graph_leaves",
     "is_finite",
     "per_sample_norm",
     "per_sample_rms",
 ]
+
+Edge = tuple[Any, int]  # a node of autograd's graph, and which of its outputs
 
 
 def expand_right(a: Tensor, like: Tensor) -> Tensor:
@@ -118,6 +123,36 @@ def check_shape(shape: object) -> tuple[int, ...]:
     ):
         raise ShapeError(f"a shape is a sequence of positive integers (batch first), got {shape!r}.")
     return tuple(int(n) for n in shape)
+
+
+def graph_edge(tensor: Tensor) -> Edge:
+    """Where a tensor that is no leaf stands in autograd's graph."""
+    return tensor.grad_fn, tensor.output_nr
+
+
+def graph_leaves(outputs: Iterable[Tensor], cuts: Collection[Edge] = ()) -> tuple[dict[int, Tensor], set[Edge]]:
+    """The leaves that autograd reaches from `outputs`, by id, without going beyond `cuts`; and the cuts that it met."""
+    leaves: dict[int, Tensor] = {}
+    met: set[Edge] = set()
+    seen: set[Any] = set()
+    waiting: list[Edge] = []
+    for output in outputs:
+        if output.grad_fn is not None:
+            waiting.append(graph_edge(output))
+        elif output.requires_grad:
+            leaves[id(output)] = output
+    while waiting:
+        edge = waiting.pop()
+        node = edge[0]
+        if edge in cuts:
+            met.add(edge)
+        elif node not in seen:
+            seen.add(node)
+            variable = getattr(node, "variable", None)
+            if isinstance(variable, Tensor):
+                leaves[id(variable)] = variable
+            waiting.extend(following for following in node.next_functions if following[0] is not None)
+    return leaves, met
 
 
 def is_finite(x: Tensor) -> bool:

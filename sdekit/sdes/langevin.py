@@ -13,7 +13,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from sdekit._tensors import check_number, check_positive
+from sdekit._tensors import check_number, check_positive, graph_leaves
 from sdekit.errors import ArgumentError, ShapeError
 from sdekit.sdes.base import AbstractSDE, Calculus, NoiseKind
 
@@ -90,7 +90,7 @@ class UnderdampedLangevin(_Langevin):
         gamma: friction, above 0.
         u: inverse mass, above 0.
         potential: F instead, a function of the position (B, *) that returns (B,), each sample's from that sample alone;
-            it is differentiated by autograd, and again only where the position requires gradients.
+            it is differentiated by autograd, and again where the position or what F is made of requires gradients.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class OverdampedLangevin(_Langevin):
         gradient: grad F, a function of the position (B, *) that returns its shape.
         temperature: T, above 0.
         potential: F instead, a function of the position (B, *) that returns (B,), each sample's from that sample alone;
-            it is differentiated by autograd, and again only where the position requires gradients.
+            it is differentiated by autograd, and again where the position or what F is made of requires gradients.
     """
 
     def __init__(
@@ -232,8 +232,13 @@ def _returned(name: str, value: object) -> Tensor:
 
 
 def _differentiate(potential: Gradient, position: Tensor) -> Tensor:
-    """grad F by autograd, whatever no-grad mode the caller is in; differentiable again where the position is."""
-    again = torch.is_grad_enabled() and position.requires_grad
+    """grad F by autograd, whatever no-grad mode the caller is in.
+
+    Differentiable again where the caller records a graph, and the position or what the potential is made of requires
+    gradients.
+    """
+    recorded = torch.is_grad_enabled()
+    again = recorded and position.requires_grad
     with torch.inference_mode(False), torch.enable_grad():
         # The copy: a tensor made in inference mode cannot be recorded outside it.
         at = position if again else position.detach().clone().requires_grad_(True)
@@ -248,5 +253,8 @@ def _differentiate(potential: Gradient, position: Tensor) -> Tensor:
                 "autograd cannot follow the potential back to the position: write it with torch's own operations, "
                 "without .detach(), or give the gradient instead."
             )
+        if recorded and not again:
+            leaves, _ = graph_leaves([value])
+            again = any(leaf is not at for leaf in leaves.values())
         (gradient,) = torch.autograd.grad(value.sum(), at, create_graph=again)
     return gradient
