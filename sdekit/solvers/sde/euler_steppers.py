@@ -12,6 +12,7 @@ from sdekit.sdes.base import Affine
 from sdekit.solvers.base import Problem, Stepper
 from sdekit.solvers.solution import SolveState
 from sdekit.solvers.step import apply_diffusion
+from sdekit.solvers.table_columns import scalar_column, scalars
 
 __all__ = ["AffineEulerStepper", "EulerStepper"]
 
@@ -88,18 +89,23 @@ class AffineEulerStepper(_InPlace):
     def __init__(self, problem: Problem, affine: Affine) -> None:
         super().__init__(problem)
         h = problem.times.diff()
-        self._of_x: list[float] = (1 + affine.a * h).tolist()
+        of_x = 1 + affine.a * h
+        self._of_x: list[float] = of_x.tolist()
+        self._scalars = scalar_column(of_x, self._x)  # x times a 0-d tensor costs less than x times a number
         self._shift: list[float] = (affine.b * h).tolist()
         self._of_w: list[float] = affine.g.tolist()
         self._shifts = any(self._shift)
+        self._unscaled = all(g == 1 for g in self._of_w)
 
     def advance(self, start: int, stop: int) -> None:
-        x = self._x
+        x, shifts = self._x, self._shift[start:stop]
+        factors = self._of_x[start:stop] if self._unscaled else scalars(self._scalars[start:stop])
         draws = self._stream.each(stop - start)
-        for a, b, g, w in zip(
-            self._of_x[start:stop], self._shift[start:stop], self._of_w[start:stop], draws, strict=True
-        ):
-            torch.add(w * g if g != 1 else w, x, alpha=a, out=x)
+        for a, b, g, w in zip(factors, shifts, self._of_w[start:stop], draws, strict=True):
+            if self._unscaled:
+                torch.add(w, x, alpha=a, out=x)
+            else:
+                x.mul_(a).add_(w, alpha=g)
             if self._shifts:
                 x.add_(b)
         self._dynamics.counter.calls += stop - start
