@@ -36,11 +36,13 @@ Edge = tuple[Any, int]  # a node of autograd's graph, and which of its outputs
 
 
 def expand_right(a: Tensor, like: Tensor) -> Tensor:
-    """View `a`, of shape () or (B,), as (B, 1, …, 1) so that it broadcasts against `like`, of shape (B, *)."""
+    """View `a`, of shape () or (B,), as (B, 1, …, 1), so that it broadcasts against `like`, of shape (B, *)."""
     if a.ndim == 0:
         return a
     if a.ndim == 1 and like.ndim >= 1 and a.shape[0] in (1, like.shape[0]):
         return a.reshape(a.shape[0], *([1] * (like.ndim - 1)))
+    if a.ndim == like.ndim and a.shape[0] in (1, like.shape[0]) and a.numel() == a.shape[0]:
+        return a  # as it is already: a user's drift that calls another SDE's
     raise ShapeError(
         f"a per-sample value of shape {tuple(a.shape)} does not fit a state of shape {tuple(like.shape)}: "
         f"expected () or ({like.shape[0] if like.ndim else 'B'},)."

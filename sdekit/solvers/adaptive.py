@@ -242,6 +242,8 @@ class _EmbeddedStepper(PairStepper):
             self._path = as_path(
                 problem.noise, shape, low, high, areas=method.areas, dtype=problem.x.dtype, device=problem.x.device
             )
+            # Shorter than that, a step may begin and end in one leaf of the path.
+            self.finest = max(self.finest, 4 * self._path.quantum / (high - low))
 
     def begin(self, x: Tensor, t: Tensor) -> Tensor:
         """The drift at the start, for the first step's length, and where the method takes it as its first stage."""

@@ -223,10 +223,11 @@ def run_adaptive(
                 if controller.cautious:
                     proposed = torch.where(retried[active], torch.minimum(proposed, length), proposed)
                     retried[active] = ~good
-                errors[taken] = torch.stack([error[good], errors[taken][:, 0]], dim=1)
-                # A step cut short to land says nothing against the step that was planned.
+                # A step cut short to land says nothing against the step that was planned, and nothing of what follows.
                 cut = good & lands & (length < planned)
                 run.step[active] = torch.where(cut, torch.maximum(proposed, planned), proposed)
+                told = active[good & ~cut]
+                errors[told] = torch.stack([error[good & ~cut], errors[told][:, 0]], dim=1)
                 for i in active[~good & (length <= smallest * (1 + _NEAR))].tolist():
                     run.status[i], ended[i] = "min_step", True
                 if progress:
