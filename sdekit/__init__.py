@@ -2,10 +2,12 @@
 
 from sdekit import grids, models, noise, sdes, solvers, targets
 from sdekit.dynamics import ODE, ForwardSDE, ProbabilityFlow, ReverseSDE
+from sdekit.ensembles import Ensemble, ensemble
 from sdekit.experiments.compare import compare
 from sdekit.latents import decode, encode, interpolate
 from sdekit.likelihood import log_likelihood
 from sdekit.models import ScoreModel
+from sdekit.multilevel_monte_carlo import Multilevel, multilevel
 from sdekit.noise import BrownianPath
 from sdekit.sampling import sample, solve
 from sdekit.sdes import (
@@ -34,9 +36,11 @@ __all__ = [
     "CosineVPSDE",
     "CustomDiffusionSDE",
     "DiffusionSDE",
+    "Ensemble",
     "FlowSDE",
     "ForwardSDE",
     "GeometricBrownianMotion",
+    "Multilevel",
     "OrnsteinUhlenbeck",
     "ProbabilityFlow",
     "ReverseSDE",
@@ -45,10 +49,12 @@ __all__ = [
     "compare",
     "decode",
     "encode",
+    "ensemble",
     "grids",
     "interpolate",
     "log_likelihood",
     "models",
+    "multilevel",
     "noise",
     "sample",
     "sdes",
