@@ -230,6 +230,27 @@ def test_gradients_are_those_of_torchsdes_backpropagation(method, kind, calculus
         torch.testing.assert_close(less, mine, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("solver", "method", "gradient"),
+    [
+        ("stochastic_heun", "heun", "backprop"),
+        ("stochastic_heun", "heun", "checkpoint"),
+        ("reversible_heun", "reversible_heun", "reversible"),
+    ],
+)
+def test_solve_differentiates_the_object_too(solver, method, gradient):
+    path, sde = BrownianPath(0, (BATCH, D), dtype=torch.float64), Equation("diagonal", "stratonovich")
+
+    def solved(sde, y, ts, **_):
+        return sk.solve(sde, y, t0=0.0, t1=1.0, solver=solver, steps=8, noise=path, gradient=gradient).x
+
+    def called(sde, y, ts, **_):
+        return sdeint(sde, y, ts, bm=path, method=method, dt=0.125)[-1]
+
+    for mine, same in zip(gradients(solved, sde, [0.0, 1.0]), gradients(called, sde, [0.0, 1.0]), strict=True):
+        torch.testing.assert_close(mine, same, rtol=1e-10, atol=1e-10)
+
+
 def test_the_adjoint_keeps_few_states():
     sde, kept = Equation(), {}
     for call in (sdeint, sdeint_adjoint):
