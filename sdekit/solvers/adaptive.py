@@ -298,7 +298,8 @@ class _EmbeddedStepper(PairStepper):
         noise = None if self._path is None else self._path.increments(start, stop, rows)
         t, s = start.to(x.device), stop.to(x.device)
         h = expand_right((stop - start).to(device=x.device, dtype=x.dtype), x)
-        first = None if self._firsts is None else self._firsts[rows]
+        whole = len(rows) == self._shape[0]
+        first = self._firsts if whole or self._firsts is None else self._firsts[rows]
         calls = dynamics.counter.calls
         pair = self._method.pair(dynamics, x, t, s, h, noise, first)
         self._counted = dynamics.counter.calls - calls if self._varies else 0
@@ -313,7 +314,10 @@ class _EmbeddedStepper(PairStepper):
     def taken(self, rows: Tensor, good: Tensor) -> int | Tensor:
         if self._firsts is not None and self._lasts is not None:
             kept = good.to(rows.device)
-            self._firsts[rows[kept]] = self._lasts[kept]
+            if len(rows) == self._shape[0] and bool(good.all()):
+                self._firsts.copy_(self._lasts)
+            else:
+                self._firsts[rows[kept]] = self._lasts[kept]
         if self._recorder is None or self._tried is None:
             return self._counted
         x, start, stop, pair = self._tried

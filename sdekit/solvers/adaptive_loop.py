@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import final
 
 import torch
 from torch import Tensor
 
-from sdekit._tensors import per_sample_rms
+from sdekit._tensors import expand_right, per_sample_rms
 from sdekit.errors import NonFiniteError
 from sdekit.solvers.progress import progress_bar
 from sdekit.solvers.solution import Status
@@ -139,6 +139,42 @@ class AdaptiveRun:
     status: list[Status]
 
 
+@final
+@dataclass
+class _Ways:
+    """What the loop keeps of the samples that are under way, (A, …): apart from the rest, whom it need not look up."""
+
+    x: Tensor
+    at: Tensor
+    step: Tensor
+    nfe: Tensor
+    accepted: Tensor
+    rejected: Tensor
+    errors: Tensor
+    retried: Tensor
+
+    @staticmethod
+    def of(run: AdaptiveRun, errors: Tensor, retried: Tensor, rows: Tensor) -> _Ways:
+        here = run.x[rows.to(run.x.device)]
+        parts = (run.at, run.step, run.nfe, run.accepted, run.rejected, errors, retried)
+        return _Ways(here, *(part[rows] for part in parts))
+
+    def cut(self, which: Tensor) -> _Ways:
+        """Those of a mask."""
+        return _Ways(self.x[which.to(self.x.device)], *(getattr(self, f.name)[which] for f in fields(self)[1:]))
+
+    def store(
+        self, run: AdaptiveRun, errors: Tensor, retried: Tensor, rows: Tensor, status: Status = "success"
+    ) -> None:
+        """Put back what belongs to the samples `rows`, who stop here."""
+        run.x[rows.to(run.x.device)] = self.x
+        parts = (run.at, run.step, run.nfe, run.accepted, run.rejected, errors, retried)
+        for part, f in zip(parts, fields(self)[1:], strict=True):
+            part[rows] = getattr(self, f.name)
+        for i in rows.tolist():
+            run.status[i] = status
+
+
 def run_adaptive(
     name: str,
     stepper: PairStepper,
@@ -166,73 +202,77 @@ def run_adaptive(
     run = AdaptiveRun(
         x.clone(),
         torch.full((batch,), float(places[0]), dtype=torch.float64, device="cpu"),
-        torch.as_tensor(controller.first, dtype=torch.float64).expand(batch).clone(),
+        torch.as_tensor(controller.first, dtype=torch.float64, device="cpu").expand(batch).clone(),
         zeros + spent,
         zeros.clone(),
         zeros.clone(),
         ["success"] * batch,
     )
     kept = [x.clone()]
-    ended = torch.zeros(batch, dtype=torch.bool, device="cpu")
-    errors = torch.ones(batch, 2, dtype=torch.float64, device="cpu")
-    retried = torch.zeros(batch, dtype=torch.bool, device="cpu")
     infinity = torch.tensor(torch.inf, dtype=torch.float64, device="cpu")
     total = abs(float(places[-1] - places[0]))
     least = max(stepper.finest * total, controller.smallest)
+    moving = torch.arange(batch, device="cpu")  # the samples that can go on
+    errors = torch.ones(batch, 2, dtype=torch.float64, device="cpu")
+    retried = torch.zeros(batch, dtype=torch.bool, device="cpu")
     with progress_bar(progress, total=1.0, name=name, unit="T") as bar:
         for end in places[1:].tolist():
-            active = (~ended).nonzero()[:, 0]
+            active, ways = moving, _Ways.of(run, errors, retried, moving)
+            on = [moving[:0]]
             while len(active):
                 if max_nfe is not None:
-                    over = run.nfe[active] + stepper.evaluations + stepper.reserve > max_nfe
-                    for i in active[over].tolist():
-                        run.status[i], ended[i] = "max_nfe", True
-                    active = active[~over]
-                    if not len(active):
-                        break
-                start = run.at[active]
+                    over = ways.nfe + (stepper.evaluations + stepper.reserve) > max_nfe
+                    if bool(over.any()):
+                        ways.cut(over).store(run, errors, retried, active[over], "max_nfe")
+                        active, ways = active[~over], ways.cut(~over)
+                        continue
+                start = ways.at
                 left = (end - start).abs()
                 # No step is so short that the clock would hardly notice.
                 smallest = (10 * (torch.nextafter(start.abs(), infinity) - start.abs())).clamp(min=least)
-                planned = torch.maximum(run.step[active], smallest)
+                planned = torch.maximum(ways.step, smallest)
                 # No last step of a rounding error's length is left over.
                 lands = planned >= left * (1 - 1e-9)
                 stop = stepper.place(start + direction * torch.minimum(planned, left), _NEAR * planned)
                 lands |= (end - stop) * direction <= 1e-9 * planned
                 stop = torch.where(lands, end, stop)
                 length = (stop - start).abs()
-                rows = active.to(x.device)
-                before = run.x[rows]
-                attempt = stepper.attempt(before, start, stop, rows)
-                error = controller.error(before, attempt)
-                run.nfe[active] += stepper.evaluations
+                attempt = stepper.attempt(ways.x, start, stop, active.to(x.device))
+                error = controller.error(ways.x, attempt)
                 good = error <= 1
-                run.nfe[active] += stepper.taken(rows, good)
-                hopeless = torch.isinf(error) & (length <= smallest * (1 + _NEAR))
+                ways.nfe += stepper.evaluations
+                ways.nfe += stepper.taken(active.to(x.device), good)
+                at_least = length <= smallest * (1 + _NEAR)
+                hopeless = torch.isinf(error) & at_least
                 if bool(hopeless.any()):
-                    bad = active[hopeless]
+                    bad = int(hopeless.nonzero()[0])
                     raise NonFiniteError(
-                        name, int(run.accepted[bad[0]]) + 1, time_of(float(run.at[bad[0]])), bad.tolist()
+                        name, int(ways.accepted[bad]) + 1, time_of(float(start[bad])), active[hopeless].tolist()
                     )
-                taken = active[good]
-                run.x[rows[good.to(x.device)]] = attempt.x[good.to(x.device)]
-                run.at[taken] = stop[good]
-                run.accepted[taken] += 1
-                run.rejected[active[~good]] += 1
-                proposed = length * controller.factor(error, errors[active])
+                ways.x = torch.where(expand_right(good.to(x.device), x[: len(active)]), attempt.x, ways.x)
+                ways.at = torch.where(good, stop, start)
+                ways.accepted += good
+                ways.rejected += ~good
+                proposed = length * controller.factor(error, ways.errors)
                 if controller.cautious:
-                    proposed = torch.where(retried[active], torch.minimum(proposed, length), proposed)
-                    retried[active] = ~good
+                    proposed = torch.where(ways.retried, torch.minimum(proposed, length), proposed)
+                    ways.retried = ~good
                 # A step cut short to land says nothing against the step that was planned, and nothing of what follows.
                 cut = good & lands & (length < planned)
-                run.step[active] = torch.where(cut, torch.maximum(proposed, planned), proposed)
-                told = active[good & ~cut]
-                errors[told] = torch.stack([error[good & ~cut], errors[told][:, 0]], dim=1)
-                for i in active[~good & (length <= smallest * (1 + _NEAR))].tolist():
-                    run.status[i], ended[i] = "min_step", True
+                ways.step = torch.where(cut, torch.maximum(proposed, planned), proposed)
+                told = torch.stack([error, ways.errors[:, 0]], dim=1)
+                ways.errors = torch.where((good & ~cut)[:, None], told, ways.errors)
                 if progress:
+                    run.at[active] = ways.at
                     bar.update(float((run.at - places[0]).abs().mean()) / total - bar.n)
-                active = active[(run.at[active] != end) & ~ended[active]]
-            if not bool(ended.any()):
+                arrived, stuck = ways.at == end, ~good & at_least
+                done = arrived | stuck
+                if bool(done.any()):
+                    ways.cut(arrived).store(run, errors, retried, active[arrived])
+                    ways.cut(stuck).store(run, errors, retried, active[stuck], "min_step")
+                    on.append(active[arrived])
+                    active, ways = active[~done], ways.cut(~done)
+            moving = torch.cat(on).sort().values
+            if len(moving) == batch:
                 kept.append(run.x.clone())
     return run, kept

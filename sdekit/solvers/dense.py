@@ -73,9 +73,7 @@ class DenseOutput:
         batch, count = self.bounds.shape[0], len(wanted)
         direction = 1.0 if self.span[1] >= self.span[0] else -1.0
         at = torch.searchsorted(self.bounds, (direction * wanted).expand(batch, count).contiguous())
-        # A time at the end by rounding of the last bound would be past every step.
-        last = torch.isfinite(self.bounds).sum(dim=1, keepdim=True) - 1
-        steps = self.rows.gather(1, torch.minimum(at, last)).T.reshape(-1)
+        steps = self.rows.gather(1, at).T.reshape(-1)
         theta = ((wanted[:, None] - self.starts[steps, 0].reshape(count, batch)).reshape(-1)) / self.starts[steps, 1]
         place = steps.to(self.x.device)
         x = self.x[place]
