@@ -11,6 +11,7 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Any, final
 
 from sdekit.errors import ArgumentError, UnknownNameError
+from sdekit.sdes import NoiseKind
 from sdekit.solvers.adaptive import Adaptive
 from sdekit.solvers.base import Solver
 from sdekit.solvers.bridges.scipy_ode import METHODS as SCIPY_METHODS
@@ -58,9 +59,17 @@ from sdekit.solvers.ode.tsitouras_5 import Tsitouras5
 from sdekit.solvers.predictor_corrector import PredictorCorrector
 from sdekit.solvers.sde.additive import SOSRA, SRA1, SRA3, ShARK
 from sdekit.solvers.sde.diagonal import SOSRI, SRIW1
+from sdekit.solvers.sde.dri1 import DRI1
+from sdekit.solvers.sde.drift_implicit import DriftImplicit
 from sdekit.solvers.sde.euler_maruyama import EulerMaruyama
+from sdekit.solvers.sde.general_shark import GeneralShARK
 from sdekit.solvers.sde.heun import EulerHeun, StochasticHeun, StochasticMidpoint
+from sdekit.solvers.sde.langevin import BAOAB, QUICSORT, UBU
 from sdekit.solvers.sde.milstein import Milstein, MilsteinFree
+from sdekit.solvers.sde.reversible_heun import ReversibleHeun
+from sdekit.solvers.sde.skencarp import SKenCarp
+from sdekit.solvers.sde.slowrk import SlowRK
+from sdekit.solvers.sde.spark import SPaRK
 from sdekit.solvers.sde.tamed_euler import TamedEuler
 
 __all__ = ["Entry", "describe", "entries", "get", "names", "on_sde", "register", "resolve"]
@@ -151,6 +160,8 @@ _ADAPTIVE: tuple[EmbeddedSolver, ...] = (
     ShARK(),
     SRIW1(),
     SOSRI(),
+    SPaRK(),
+    SKenCarp(),
     BogackiShampine(),
     DormandPrince5(),
     DormandPrince8(),
@@ -161,15 +172,25 @@ _ENTRIES = (
     Entry("stochastic_heun", StochasticHeun, "Heun on any Stratonovich SDE", ("heun_sde",)),
     Entry("stochastic_midpoint", StochasticMidpoint, "the midpoint rule on any Stratonovich SDE", ("midpoint_sde",)),
     Entry("euler_heun", EulerHeun, "Heun in the noise, Euler in the drift: one drift evaluation"),
+    Entry("reversible_heun", ReversibleHeun, "Heun whose steps can be undone: for gradients, at one evaluation a step"),
     Entry("milstein", Milstein, "Milstein, the diffusion differentiated by torch"),
     Entry("milstein_free", MilsteinFree, "Milstein without derivatives"),
     Entry("sra1", SRA1, "strong order 1.5 for additive noise, two stages"),
     Entry("sra3", SRA3, "strong order 1.5 for additive noise, three stages"),
     Entry("sosra", SOSRA, "strong order 1.5 for additive noise, stable: for steps by tolerance"),
     Entry("shark", ShARK, "strong order 1.5 for additive noise, two stages, the smallest error"),
+    Entry("general_shark", GeneralShARK, "ShARK on any Stratonovich SDE, two drift evaluations"),
+    Entry("spark", SPaRK, "three stages on any Stratonovich SDE: for general noise with steps by tolerance"),
+    Entry("slowrk", SlowRK, "strong order 1.5 for Stratonovich noise that commutes"),
     Entry("sriw1", SRIW1, "strong order 1.5 for diagonal Ito noise", ("srk",)),
     Entry("sosri", SOSRI, "strong order 1.5 for diagonal Ito noise, stable: for steps by tolerance"),
+    Entry("dri1", DRI1, "weak order 2 for any Ito noise: for expectations"),
+    Entry("drift_implicit", DriftImplicit, "the implicit theta method, for stiff and superlinear drifts"),
+    Entry("skencarp", SKenCarp, "strong order 1.5 for additive noise with a stiff drift, implicit"),
     Entry("tamed_euler", TamedEuler, "Euler-Maruyama for drifts that grow faster than linearly"),
+    Entry("baoab", BAOAB, "splitting for the underdamped Langevin equation, for sampling: one gradient a step"),
+    Entry("ubu", UBU, "splitting for the underdamped Langevin equation, strong order 2, one gradient a step"),
+    Entry("quicsort", QUICSORT, "the underdamped Langevin equation at strong order 3, two gradients a step"),
     Entry("ancestral", Ancestral, "DDPM's posterior, step by step", ("ddpm", "ancestral_sampling")),
     Entry("reverse_diffusion", ReverseDiffusion, "the forward discretisation turned round"),
     Entry("ddim", DDIM, "exponential Euler; eta from deterministic to ancestral", ("dpm_solver_1", "dpmpp_1")),
@@ -248,8 +269,9 @@ def describe() -> list[dict[str, Any]]:
     """What every solver declares, in the catalogue's order, as plain values: for tables, the command line and programs.
 
     Keys: name, aliases, kind, stochastic ("yes", "no", or "by eta" and the like), integrates, adaptive, order,
-    strong_order, weak_order, orders (as text), evaluations_per_step (None where it varies), calculus, couples_batch,
-    default_grid (None if adaptive), needs, options, summary, reference. Read off a solver with its default options.
+    strong_order, weak_order, strong_orders and weak_orders (of the kinds of noise where they are others), orders (as
+    text), evaluations_per_step (None where it varies), calculus, couples_batch, default_grid (None if adaptive), needs,
+    options, summary, reference. Read off a solver with its default options.
     """
     return [_described(entry) for entry in _CATALOGUE.values()]
 
@@ -260,14 +282,16 @@ def _described(entry: Entry) -> dict[str, Any]:
     if option is not None:
         integrates = f"probability flow ({option} = 0), reverse SDE ({option} > 0)"
         stochastic = f"by {option}"
+    elif "underdamped" in solver.needs:
+        integrates, stochastic = "underdamped Langevin equation", "yes"
     elif "score" in solver.needs:
         integrates, stochastic = ("reverse SDE", "yes") if solver.stochastic else ("probability flow", "no")
     else:
         integrates, stochastic = ("any SDE", "yes") if solver.stochastic else ("probability flow, any ODE", "no")
     orders = [f"{solver.order:g}"] if solver.order is not None else []
     if solver.strong_order is not None or solver.weak_order is not None:
-        pair = (("strong", solver.strong_order), ("weak", solver.weak_order))
-        orders.append(", ".join(f"{kind} {value:g}" for kind, value in pair if value is not None))
+        both = (("strong", solver.strong_order, solver.strong_orders), ("weak", solver.weak_order, solver.weak_orders))
+        orders.append(", ".join(_order(*each) for each in both if each[1] is not None))
     return {
         "name": entry.name,
         "aliases": list(entry.aliases),
@@ -278,6 +302,8 @@ def _described(entry: Entry) -> dict[str, Any]:
         "order": solver.order,
         "strong_order": solver.strong_order,
         "weak_order": solver.weak_order,
+        "strong_orders": dict(solver.strong_orders),
+        "weak_orders": dict(solver.weak_orders),
         "orders": "; ".join(orders),
         "evaluations_per_step": solver.evaluations_per_step,
         "calculus": list(solver.calculus),
@@ -288,6 +314,12 @@ def _described(entry: Entry) -> dict[str, Any]:
         "summary": entry.summary,
         "reference": solver.reference,
     }
+
+
+def _order(kind: str, order: float | None, others: tuple[tuple[NoiseKind, float], ...]) -> str:
+    """Such as "strong 1 (additive 1.5, general 0.5)"."""
+    said = ", ".join(f"{noise} {other:g}" for noise, other in others)
+    return f"{kind} {order:g}" + (f" ({said})" if said else "")
 
 
 def resolve(name: str) -> Entry:

@@ -37,6 +37,7 @@ __all__ = [
 HIGH, LOW = 150.0, 0.1
 _FLOW_COUNTS = (48, 96, 192)
 _HIGH_ORDER_COUNTS = (128, 256, 512)
+_HIGHER_ORDER_COUNTS = (16, 32, 64)  # from order 5 on: at more steps, errors are those of the images
 _WEAK_COUNTS = (64, 128, 256)
 _STRONG_COUNTS = (16, 32, 64)
 _FINE = 3072  # 6 for each step of the reference, whose stages draw at its halves and thirds
@@ -102,7 +103,8 @@ def flow_order(solver: Solver, sde: DiffusionSDE | None = None, counts: Sequence
     """Orders on a Gaussian and on a mixture, by the RMS distance to the exact flow images of the same starts."""
     sde = VPSDE() if sde is None else sde
     if counts is None:
-        counts = _FLOW_COUNTS if (solver.order or 0) < 4 else _HIGH_ORDER_COUNTS
+        order = solver.order or 0
+        counts = _FLOW_COUNTS if order < 4 else _HIGH_ORDER_COUNTS if order < 5 else _HIGHER_ORDER_COUNTS
     start, end = span(sde)
     x, problems = _flow_problems(sde)
     orders = []
@@ -181,17 +183,18 @@ def weak_order(solver: Solver, sde: DiffusionSDE | None = None, counts: Sequence
     return Order(tuple(counts), tuple(errors))
 
 
-def gaussian_end(solver: Solver, sde: DiffusionSDE | None = None, steps: int = 200) -> tuple[float, float]:
+def gaussian_end(
+    solver: Solver, sde: DiffusionSDE | None = None, steps: int = 200, *, d: int = 64, samples: int = 200
+) -> tuple[float, float]:
     """By simulation, where a sampler is not affine: the error of mean and deviation, in deviations, and its noise."""
     sde = VPSDE() if sde is None else sde
     start, end = span(sde)
-    d, n = 64, 200
     model = Gaussian(torch.full((d,), _MEAN), torch.full((d,), _STD**2)).score_model(sde)
-    x = sample(model, n, solver, steps, seed=0, t_start=start, t_end=end, grid="log_snr", dtype=torch.float64).x
+    x = sample(model, samples, solver, steps, seed=0, t_start=start, t_end=end, grid="log_snr", dtype=torch.float64).x
     alpha, sigma = float(sde.alpha(end)), float(sde.sigma(end))
     std = math.hypot(alpha * _STD, sigma)
     error = max(abs(float(x.mean()) - alpha * _MEAN) / std, abs(float(x.std()) / std - 1))
-    return error, 1 / math.sqrt(d * n)
+    return error, 1 / math.sqrt(d * samples)
 
 
 # Strong order --------------------------------------------------------------------------------------------------------

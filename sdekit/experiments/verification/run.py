@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from sdekit.errors import ArgumentError
+from sdekit.experiments.verification.findings import Finding
 from sdekit.experiments.verification.finiteness import unfinished
+from sdekit.experiments.verification.general import general_findings, is_general
 from sdekit.experiments.verification.orders import (
     Order,
     flow_order,
@@ -23,7 +25,9 @@ from sdekit.experiments.verification.orders import (
 )
 from sdekit.experiments.verification.published import REFERENCES, check
 from sdekit.solvers import FixedStepSolver, Solver, entries, resolve
+from sdekit.solvers.adaptive import Adaptive
 from sdekit.solvers.progress import progress_bar
+from sdekit.solvers.step import StepSolver
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,31 +38,9 @@ __all__ = ["Finding", "Verification", "verify"]
 # A measured order may fall so far short of the declared one: the slope is that of finite steps.
 _SHORT = 0.25
 _RIGHT = 0.05
+_LOOSE = 0.05  # the tolerance at which steps by tolerance are tried for finiteness
+_OF_MODELS = ("Gaussian", "mixture", "Gaussian and mixture", "one Brownian path")
 _SLOW_COUNTS = (16, 32, 64)  # for solvers that take a millisecond a step
-
-
-@final
-@dataclass(frozen=True)
-class Finding:
-    """One claim of one solver, and what was measured.
-
-    Attributes:
-        solver: its name.
-        check: "order", "weak order", "strong order", "published formula", "limit", "tolerance" or "finite".
-        on: the problem.
-        declared: the claim.
-        measured: what was found.
-        passed: whether the claim holds.
-        order: the errors behind a measured order.
-    """
-
-    solver: str
-    check: str
-    on: str
-    declared: str
-    measured: str
-    passed: bool
-    order: Order | None = None
 
 
 @final
@@ -91,12 +73,12 @@ class Verification:
         rows = []
         for name in dict.fromkeys(f.solver for f in self.findings):
             mine = [f for f in self.findings if f.solver == name]
-            orders = [f for f in mine if f.check.endswith("order") or f.check == "tolerance"]
+            orders = [f for f in mine if f.check.endswith("order") or f.check in ("tolerance", "rejection")]
             rows.append(
                 {
                     "solver": name,
                     "declared": "; ".join(dict.fromkeys(f"{f.check} {f.declared}" for f in orders)),
-                    "measured": "; ".join(f.measured for f in orders),
+                    "measured": "; ".join(_measured(f) for f in orders),
                     "formula": next((f.measured for f in mine if f.check == "published formula"), ""),
                     "finite": next((f.measured for f in mine if f.check == "finite"), ""),
                     "holds": "yes" if all(f.passed for f in mine) else "NO",
@@ -135,28 +117,25 @@ class Verification:
         return place
 
 
+def _measured(finding: Finding) -> str:
+    """In a summary; on other problems than the diffusion models' with the problem."""
+    return finding.measured if finding.on in _OF_MODELS else f"{finding.on} {finding.measured}"
+
+
 def verify(
     names: Sequence[str] | None = None, *, progress: bool = False, each: Callable[[Finding], None] | None = None
 ) -> Verification:
     """Measure what solvers declare, in float64: orders, published formulas, the limit, finiteness.
 
     Args:
-        names: which, by any of their names; unless given, all of the catalogue that serve a score model.
+        names: which, by any of their names; all of the catalogue unless given.
         progress: show a bar.
         each: called with each finding as it is made.
 
     Raises:
         UnknownNameError: for a name that no solver has, before any work.
-        ArgumentError: for a solver that is made for an equation of its own, which no problem here is.
     """
-    special = {e.name for e in entries() if "underdamped" in e.make(**e.fixed).needs}
-    every = [e.name for e in entries() if e.name not in special]
-    chosen = every if names is None else [resolve(name).name for name in names]
-    if special & set(chosen):
-        raise ArgumentError(
-            f"{', '.join(sorted(special & set(chosen)))}: made for the underdamped Langevin equation; what is measured "
-            "here is on score models. Leave the name out."
-        )
+    chosen = [e.name for e in entries()] if names is None else [resolve(name).name for name in names]
     if not chosen:
         raise ArgumentError("names is empty: there is nothing to verify; leave it out for all of the catalogue.")
     findings: list[Finding] = []
@@ -175,17 +154,42 @@ def verify(
 
 def _findings(name: str) -> Iterator[Finding]:
     entry = resolve(name)
-    solver = entry.make(**entry.fixed)
-    slow = name.startswith("torchsde:")
-    if solver.adaptive:
-        measured = _tolerance(name, functools.partial(entry.make, **entry.fixed))
-    elif not solver.stochastic:
-        measured = _flow(name, solver)
-    else:
-        measured = _law(name, solver, slow)
-    yield from _guarded(name, "orders and limit", measured)
+    solver, make = entry.make(**entry.fixed), functools.partial(entry.make, **entry.fixed)
+    if is_general(solver):
+        yield from _guarded(name, "plain SDEs and ODEs", general_findings(name, solver, make))
+    if "underdamped" in solver.needs:
+        return  # it serves no model
+    yield from _guarded(name, "orders and limit", _on_models(name, solver, make))
     yield from _guarded(name, "published formula", _published(name))
-    yield from _guarded(name, "finite", _finite(name, solver, slow))
+    if not _leaves_step(solver):
+        yield from _guarded(name, "finite", _finite(name, solver, make))
+
+
+def _on_models(name: str, solver: Solver, make: Callable[..., Solver]) -> Iterator[Finding]:
+    """Orders, limits and tolerances on diffusion models."""
+    if solver.adaptive:
+        yield from () if solver.stochastic else _tolerance(name, make)
+    elif not solver.stochastic:
+        yield from _flow(name, solver)
+    elif is_general(solver) and not _by_table(solver):
+        yield _simulated(name, gaussian_end(solver, d=1, samples=12800))
+    else:
+        yield from _law(name, solver, _is_slow(name))
+
+
+def _is_slow(name: str) -> bool:
+    return name.startswith("torchsde:")
+
+
+def _leaves_step(solver: Solver) -> bool:
+    """Whether it is not for a model, whose times end, though it would do some way before its end."""
+    method = solver.method if isinstance(solver, Adaptive) else solver
+    return isinstance(method, StepSolver) and method.leaves_step
+
+
+def _by_table(solver: Solver) -> bool:
+    """Whether its steps on a model are a table, and so affine in state and noise."""
+    return type(solver).table is not FixedStepSolver.table if isinstance(solver, FixedStepSolver) else False
 
 
 def _guarded(name: str, check_: str, found: Iterator[Finding]) -> Iterator[Finding]:
@@ -206,8 +210,11 @@ def _published(name: str) -> Iterator[Finding]:
             )
 
 
-def _finite(name: str, solver: Solver, slow: bool) -> Iterator[Finding]:
-    made, bad = unfinished(solver, few=slow)
+def _finite(name: str, solver: Solver, make: Callable[..., Solver]) -> Iterator[Finding]:
+    if solver.adaptive and solver.stochastic:
+        solver = make(rtol=_LOOSE, atol=_LOOSE)
+    few = _is_slow(name) or (is_general(solver) and solver.stochastic and (solver.adaptive or not _by_table(solver)))
+    made, bad = unfinished(solver, few=few)
     measured = f"{made} of {made} solves" if not bad else f"{len(bad)} of {made} failed; first: {bad[0]}"
     yield Finding(name, "finite", "N = 1 … 50, SDEs, grids", "finite", measured, not bad)
 
@@ -222,8 +229,7 @@ def _flow(name: str, solver: Solver) -> Iterator[Finding]:
 
 def _law(name: str, solver: Solver, slow: bool) -> Iterator[Finding]:
     if solver.kind == "composition":  # not affine in its state: by simulation
-        error, noise = gaussian_end(solver)
-        yield Finding(name, "limit", "Gaussian", "the law", f"{error:.0e}", error < 3 * noise + 2 * _RIGHT)
+        yield _simulated(name, gaussian_end(solver))
         return
     order = weak_order(solver, counts=_SLOW_COUNTS) if slow else weak_order(solver)
     last = order.errors[-1]
@@ -234,6 +240,11 @@ def _law(name: str, solver: Solver, slow: bool) -> Iterator[Finding]:
         strong = strong_order(solver)
         if strong is not None:
             yield _order(name, "strong order", "one Brownian path", solver.strong_order, strong)
+
+
+def _simulated(name: str, found: tuple[float, float]) -> Finding:
+    error, noise = found
+    return Finding(name, "limit", "Gaussian", "the law", f"{error:.0e}", error < 3 * noise + 2 * _RIGHT)
 
 
 def _order(name: str, check_: str, on: str, declared: float, order: Order) -> Finding:
