@@ -122,11 +122,11 @@ VARIANTS = (
     Case("pc", {"predictor": "seeds_2", "corrector": "ald", "snr": 0.05}),
 )
 # The names that serve a score model: all but those made for one equation.
-MODEL_NAMES = [name for name in sk.solvers.names() if "underdamped" not in sk.solvers.get(name).needs]
+MODEL_NAMES = [name for name in sk.solvers.names() if sk.solvers.get(name).serves_models]
 CASES = (*(Case(name) for name in MODEL_NAMES), *VARIANTS)
 FIXED = tuple(case for case in CASES if isinstance(case.solver, FixedStepSolver))
 STOCHASTIC = tuple(case for case in FIXED if case.solver.stochastic)
-SLOW = "torchsde:"  # a millisecond a step: fewer of everything
+SLOW = ("torchsde:", "drift_implicit", "skencarp")  # a millisecond a step, or several: fewer of everything
 
 
 def is_slow(case: Case) -> bool:

@@ -40,6 +40,16 @@ def test_a_page_takes_its_examples_in(path):
     hooks().on_page_content(built, page=page(source))
 
 
+@pytest.mark.parametrize("name", ["general-sdes.md", "ensembles.md", "gradients.md"])
+def test_the_code_of_a_page_runs(name, capsys):
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / name).read_text(encoding="utf-8"), re.M | re.S)
+    space: dict[str, object] = {}
+    for block in blocks:
+        if "--8<--" not in block:  # examples are run whole, elsewhere
+            exec(compile(block, name, "exec"), space)
+    assert space
+
+
 def test_a_page_without_its_example_is_an_error():
     # What a formatter once made of --8<-- "examples/own_sde.py", taken for an expression.
     source = '```python\n--8 < --"examples/own_sde.py"\n```\n'

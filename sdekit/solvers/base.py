@@ -20,6 +20,7 @@ from sdekit.errors import UnsupportedError
 from sdekit.grids import Grid
 from sdekit.noise import NoiseSource
 from sdekit.sdes import Calculus, NoiseKind, UnderdampedLangevin
+from sdekit.solvers.events import Event
 from sdekit.solvers.solution import Solution, SolveState
 
 __all__ = ["AdaptiveSolver", "Observers", "Problem", "Solver", "StepInfo", "Stepper"]
@@ -46,12 +47,17 @@ class StepInfo:
 @final
 @dataclass(frozen=True)
 class Observers:
-    """Who watches a solve: a progress bar, a callback, a trajectory, a dense output. None of them changes a number."""
+    """Who watches a solve: a progress bar, a callback, a trajectory, a dense output. None of them changes a number.
+
+    places: the times of the grid that a fixed-step solve keeps in its trajectory; all of them unless given.
+    """
 
     progress: bool = False
     callback: Callable[[StepInfo], None] | None = None
     trajectory: bool = False
     dense: bool = False
+    places: Tensor | None = None
+    event: Event | None = None
 
 
 @final
@@ -83,7 +89,7 @@ class Solver(abc.ABC):
         strong_orders, weak_orders: (kind of noise, order) where that is another (`strong_order_for`).
         evaluations_per_step: network (or drift) evaluations of one step; None where it varies.
         needs: what the dynamics must offer: "score" for a diffusion model, "underdamped" for Langevin's equation with
-            position and velocity.
+            position and velocity, "time past the end" for dynamics that are defined past the end of the solve.
         noise_kinds: the kinds of noise that it serves.
         calculus: the readings of an SDE that it serves.
         noise_option: the option that makes it stochastic where it is not 0, if there is one ("eta", "tau", …).
@@ -148,6 +154,11 @@ class Solver(abc.ABC):
             NonFiniteError: if the state becomes NaN or infinite; names solver, step and time.
         """
 
+    @property
+    def serves_models(self) -> bool:
+        """Whether it can sample a score model."""
+        return not {"underdamped", "time past the end"} & set(self.needs)
+
     def check(self, dynamics: Dynamics) -> None:
         """Raise UnsupportedError, saying what would serve, if this solver cannot serve `dynamics`."""
         if dynamics.stochastic != self.stochastic:
@@ -166,6 +177,11 @@ class Solver(abc.ABC):
             raise UnsupportedError(
                 f"solver {self.name!r} converges to the {' and '.join(self.calculus)} solution; {dynamics!r} is read "
                 f"in the {dynamics.calculus} sense. Rewrite the drift, or take a solver of that calculus."
+            )
+        if "time past the end" in self.needs and dynamics.model is not None:
+            raise UnsupportedError(
+                f"solver {self.name!r} evaluates at times past the end of its step, where {dynamics!r} is not defined. "
+                "Its like that stays within the step is 'sriw1'; for the reverse SDE take 'sosra' or 'shark'."
             )
         if "underdamped" in self.needs and not isinstance(dynamics.sde, UnderdampedLangevin):
             raise UnsupportedError(

@@ -7,6 +7,7 @@ noise cannot be drawn again, a stride is one step.
 
 from __future__ import annotations
 
+import bisect
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +15,7 @@ from numbers import Integral
 from types import FunctionType
 
 import torch
+from torch import Tensor
 
 from sdekit._tensors import is_finite
 from sdekit.errors import ArgumentError, NonFiniteError
@@ -103,16 +105,19 @@ def run_fixed(
         check_same_solve(resume, signed(resume, problem))
         dynamics.counter.calls = resume.nfe
 
-    kept = [stepper.x.clone()] if observers.trajectory else []
+    keeps = _steps_to_keep(observers, problem.times)
+    wanted = keeps.nonzero()[:, 0].tolist()
+    kept = [stepper.x.clone()] if keeps[first] else []
     replayable = stepper.replayable or noise.rewindable
-    each = observers.callback is not None or observers.trajectory or not replayable
+    each = observers.callback is not None or not replayable
     stopped = False
     k = first
     autograd = dynamics.needs_autograd or differentiates
     guard = torch.no_grad if autograd else torch.inference_mode
     with progress_bar(observers.progress, total=steps, initial=first, name=name) as bar:
         while k < last and not stopped:
-            ahead = k + 1 if each else min(last, k + _STRIDE)
+            due = bisect.bisect_right(wanted, k)
+            ahead = k + 1 if each else min(last, k + _STRIDE, *wanted[due : due + 1])
             begin = None if ahead == k + 1 else snapshot(solver, stepper, k, dynamics.counter.calls)
             rewind = None if ahead == k + 1 else noise.mark()
             with guard():
@@ -129,7 +134,7 @@ def run_fixed(
                 with torch.no_grad():
                     observers.callback(info)
                 stopped = info.stopped
-            if observers.trajectory:
+            if wanted[due : due + 1] == [k]:
                 kept.append(stepper.x.clone())
 
     state = snapshot(solver, stepper, k, dynamics.counter.calls)
@@ -141,11 +146,22 @@ def run_fixed(
         nfe=dynamics.counter.calls,
         status="success" if k == steps else "stopped",
         times=problem.times,
-        trajectory=torch.stack(kept) if kept else None,
-        trajectory_times=problem.times[first : k + 1] if kept else None,
+        trajectory=_stacked(kept, stepper.x) if observers.trajectory else None,
+        trajectory_times=problem.times[first : k + 1][keeps[first : k + 1]] if observers.trajectory else None,
         stats={"steps": k},
         state=state,
     )
+
+
+def _steps_to_keep(observers: Observers, times: Tensor) -> Tensor:
+    """Whether the state after each step, the start included, goes into the trajectory: bool (N + 1,)."""
+    if not observers.trajectory:
+        return torch.zeros_like(times, dtype=torch.bool)
+    return torch.ones_like(times, dtype=torch.bool) if observers.places is None else torch.isin(times, observers.places)
+
+
+def _stacked(kept: list[Tensor], x: Tensor) -> Tensor:
+    return torch.stack(kept) if kept else x.new_empty(0, *x.shape)
 
 
 def _non_finite(

@@ -76,14 +76,11 @@ class StepSolver(FixedStepSolver):
         areas: what it wants of the Brownian path: 0: W; 1: W and the space-time area H; 2: W, H and K.
         evaluates_after_start: whether a step evaluates at later times than its start. On a model's dynamics the last
             step of such a method to sigma = 0, where there is no score, is Euler's.
-        leaves_step: whether a step evaluates before its start or after its end, so that the drift must be defined
-            beyond the ends of a solve.
     """
 
     kind = "step"
     areas: ClassVar[int] = 0
     evaluates_after_start: ClassVar[bool] = True
-    leaves_step: ClassVar[bool] = False
 
     @abc.abstractmethod
     def step_formula(

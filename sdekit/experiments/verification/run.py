@@ -25,9 +25,7 @@ from sdekit.experiments.verification.orders import (
 )
 from sdekit.experiments.verification.published import REFERENCES, check
 from sdekit.solvers import FixedStepSolver, Solver, entries, resolve
-from sdekit.solvers.adaptive import Adaptive
 from sdekit.solvers.progress import progress_bar
-from sdekit.solvers.step import StepSolver
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -157,12 +155,11 @@ def _findings(name: str) -> Iterator[Finding]:
     solver, make = entry.make(**entry.fixed), functools.partial(entry.make, **entry.fixed)
     if is_general(solver):
         yield from _guarded(name, "plain SDEs and ODEs", general_findings(name, solver, make))
-    if "underdamped" in solver.needs:
-        return  # it serves no model
+    if not solver.serves_models:
+        return
     yield from _guarded(name, "orders and limit", _on_models(name, solver, make))
     yield from _guarded(name, "published formula", _published(name))
-    if not _leaves_step(solver):
-        yield from _guarded(name, "finite", _finite(name, solver, make))
+    yield from _guarded(name, "finite", _finite(name, solver, make))
 
 
 def _on_models(name: str, solver: Solver, make: Callable[..., Solver]) -> Iterator[Finding]:
@@ -179,12 +176,6 @@ def _on_models(name: str, solver: Solver, make: Callable[..., Solver]) -> Iterat
 
 def _is_slow(name: str) -> bool:
     return name.startswith("torchsde:")
-
-
-def _leaves_step(solver: Solver) -> bool:
-    """Whether it is not for a model, whose times end, though it would do some way before its end."""
-    method = solver.method if isinstance(solver, Adaptive) else solver
-    return isinstance(method, StepSolver) and method.leaves_step
 
 
 def _by_table(solver: Solver) -> bool:

@@ -181,7 +181,6 @@ class SOSRI(ItoRungeKutta):
 
     name = "sosri"
     needs = ("time past the end",)
-    leaves_step = True
     reference = "Rackauckas & Nie 2020, arXiv 1804.04344"
     tableau = ItoTableau(
         a0=(

@@ -171,7 +171,8 @@ class _ReversibleStepper(Stepper):
 
     def registers(self) -> dict[str, Tensor]:
         state = self._current()
-        return {} if state is None else {"x_hat": state.x_hat, "f": state.f, "g": state.g}
+        # With the x that they belong to: one that is changed in a saved state has no others.
+        return {} if state is None else {"x": state.x, "x_hat": state.x_hat, "f": state.f, "g": state.g}
 
     def noise_positions(self) -> tuple[int, ...]:
         return (self._stream.position,)
@@ -179,7 +180,7 @@ class _ReversibleStepper(Stepper):
     def restore(self, state: SolveState) -> None:
         self._x = state.x.clone()
         kept = {name: register.clone() for name, register in state.registers.items()}
-        self._at = ReversibleState(state.x.clone(), **kept) if kept else None
+        self._at = ReversibleState(**kept) if kept else None
         self._stream.seek(*state.noise_positions)
 
     @property
