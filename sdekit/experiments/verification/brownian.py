@@ -20,7 +20,7 @@ __all__ = ["SharedPath", "shared_path"]
 
 @final
 class SharedPath:
-    """W, H and K of `cells` equal intervals of [0, 1], a power of two, and of every coarser power, joined exactly.
+    """W, H and K of `cells` equal intervals of [0, 1], and of any number n of them that divides it, joined exactly.
 
     Args:
         shape: (P, *), of the increments.
@@ -41,9 +41,9 @@ class SharedPath:
     def level(self, n: int) -> Increment:
         """The increments over n equal intervals, as tensors (n, P, *)."""
         if n not in self._levels:
-            finer = self.level(2 * n)
-            pairs = [value.reshape(n, 2, *value.shape[1:]) for value in finer.values()]
-            self._levels[n] = join_equal(Increment(*pairs), axis=1)
+            finer = 2 * n if self.cells % (2 * n) == 0 else self.cells
+            parts = [value.reshape(n, finer // n, *value.shape[1:]) for value in self.level(finer).values()]
+            self._levels[n] = join_equal(Increment(*parts), axis=1)
         return self._levels[n]
 
     @property
