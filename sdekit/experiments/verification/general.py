@@ -22,7 +22,7 @@ __all__ = ["general_findings", "is_general"]
 # A measured order may fall so far short of the declared one: the slope is that of finite steps.
 _SHORT = 0.25  # of an exact error
 _SHORT_STRONG = 0.1  # of the upper end of the interval
-_LARGEST = 0.08  # of the error of a variance, beside what its sample leaves open; redrawn noise makes it 0.18
+_LARGEST = 0.08  # the error of a variance, its sample's included; noise drawn anew makes it 0.15 or more
 _ODE_TOLERANCES = (1e-4, 1e-6, 1e-8)
 _SDE_TOLERANCES = (1e-1, 1e-2, 1e-3)
 
