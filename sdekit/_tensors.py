@@ -41,8 +41,6 @@ def expand_right(a: Tensor, like: Tensor) -> Tensor:
         return a
     if a.ndim == 1 and like.ndim >= 1 and a.shape[0] in (1, like.shape[0]):
         return a.reshape(a.shape[0], *([1] * (like.ndim - 1)))
-    if a.ndim == like.ndim and a.shape[0] in (1, like.shape[0]) and a.numel() == a.shape[0]:
-        return a  # as it is already: a user's drift that calls another SDE's
     raise ShapeError(
         f"a per-sample value of shape {tuple(a.shape)} does not fit a state of shape {tuple(like.shape)}: "
         f"expected () or ({like.shape[0] if like.ndim else 'B'},)."

@@ -21,19 +21,26 @@ from sdekit._tensors import (
     is_finite,
 )
 from sdekit.dynamics import Dynamics, ForwardSDE, ProbabilityFlow, ReverseSDE, as_dynamics
-from sdekit.errors import ArgumentError, NonFiniteError, ShapeError, UnsupportedError
+from sdekit.errors import ArgumentError, ConvergenceError, NonFiniteError, ShapeError, UnsupportedError
 from sdekit.grids import Custom, Grid, check_monotone, make_grid
 from sdekit.models.score import ScoreModel, conditioned
 from sdekit.noise import NoiseSource, noise_source
 from sdekit.sdes import AbstractSDE, DiffusionSDE
 from sdekit.sdes.calculus import Reread
 from sdekit.sdes.torchsde_style import TorchsdeObject
+from sdekit.solvers.adaptive import Adaptive
 from sdekit.solvers.base import Observers, Problem, Solver, StepInfo
 from sdekit.solvers.catalogue import get, on_sde
+from sdekit.solvers.compiled import Compiled
 from sdekit.solvers.dense import DenseOutput
 from sdekit.solvers.ecosystem import recipe
+from sdekit.solvers.embedded import EmbeddedSolver
+from sdekit.solvers.event_steps import on_grid
+from sdekit.solvers.events import Direction, Event
 from sdekit.solvers.fixed_step import FixedStepSolver
+from sdekit.solvers.gradients import Differentiable
 from sdekit.solvers.solution import Solution, SolveState, Status, first_bad_samples
+from sdekit.solvers.step import StepSolver
 
 __all__ = ["sample", "solve"]
 
@@ -62,6 +69,12 @@ def solve(
     callback: Callable[[StepInfo], None] | None = None,
     trajectory: bool = False,
     dense: bool = False,
+    event: Callable[[Tensor, Tensor], Tensor] | None = None,
+    event_direction: Direction = "any",
+    event_tolerance: float = 1e-8,
+    compiled: bool = False,
+    gradient: str | None = None,
+    gradient_parameters: Sequence[Tensor] | None = None,
     resume: SolveState | None = None,
     stop: int | None = None,
     **options: Any,
@@ -92,8 +105,26 @@ def solve(
         callback: called after each step with a StepInfo; may change x in place and stop the solve.
         trajectory: keep the state at every time of the grid; an adaptive solver has none, and keeps those at the start,
             at the end and at `save_at`.
+        event: a function f(x, t) -> (B,), with t float64 (B,): a sample stops where it crosses zero, and keeps the
+            state that it has there. `Solution.event_times` are the times, NaN for samples that reached the end, and
+            `stats["status"]` says "event" for those that stopped. For step solvers and adaptive ones. A crossing is
+            seen at the ends of steps; one that comes back within a step is not, so that an SDE needs short steps, whose
+            first passages are late by a time of order sqrt(h) in the mean.
+        event_direction: "up" for crossings from below zero, "down" from above, "any" for both. A sample that starts at
+            zero has crossed nothing yet.
+        event_tolerance: of the time of a crossing, as a part of the whole solve; it is located on the solve's own path.
+        compiled: run the steps as compiled code, 32 in one function: for small states of SDEs under step solvers. The
+            first such solve takes some 20 seconds longer. The numbers are the same to rounding.
         dense: give `Solution.dense`, the solution at any time of the solve, from the interpolation that belongs to an
             adaptive ODE method. SDE solvers have none: between steps the value is random, and lives on the path.
+        gradient: None records no graph, whatever requires gradients, and says nothing about it. Otherwise the solution
+            (its trajectory too) is differentiable, on the noise drawn, with respect to x0 and all that the dynamics are
+            made of. "backprop" keeps the graph of all steps. "checkpoint" keeps sqrt(steps) states and the graph of
+            sqrt(steps) steps at a time, for one solve more. "reversible", for 'reversible_heun', keeps the end and
+            the graph of one step. For step solvers on a grid; the values are those of None to the bit, but for
+            'euler_maruyama', whose steps without a graph round otherwise. `nfe` counts no evaluation of the gradient's.
+        gradient_parameters: for "checkpoint" and "reversible", tensors that the dynamics depend on. Most are found by
+            themselves; where one is not, the gradient ends in an error that asks for it.
         resume: a state (`Solution.state`) of the same solve to go on from; give everything else as it was. One that is
             known to be of another solver, grid, SDE, seed or start is refused; the network's weights are not compared.
         stop: end after this many steps.
@@ -108,6 +139,7 @@ def solve(
         UnsupportedError: if the solver cannot serve the dynamics, before any evaluation; or if the diffusion of an SDE
             that must be converted cannot be differentiated.
         NonFiniteError: if the state becomes non-finite; names solver, step and time.
+        ConvergenceError: if the equations of an implicit step are not solved; names solver, step and time.
     """
     moving = as_dynamics(dynamics, x0, _first_time(t0, grid))
     if isinstance(solver, str):
@@ -118,11 +150,13 @@ def solve(
         grid = named.grid if grid is None else grid
     chosen = _solver(solver, options)
     grid = chosen.own_grid if grid is None and steps is None else grid
+    chosen = _compiled(chosen) if compiled else chosen
     x0 = check_state("x0", x0)
     moving = moving.rows(slice(0, x0.shape[0]), tuple(x0.shape))  # parameters that do not fit are told here
     reread = moving.read_by(chosen.calculus) if isinstance(moving, ForwardSDE) and chosen.stochastic else moving
     chosen.check(reread)
     _check_dense(chosen, dense)
+    ends = _event(event, event_direction, event_tolerance, dense)
     times, kept = _times(moving, chosen, steps, grid, t0, t1, save_at)
     if reread is not moving and isinstance(reread.sde, Reread):
         with torch.no_grad():
@@ -130,8 +164,19 @@ def solve(
     moving = reread
     source = noise_source(seed=seed, seeds=seeds, generator=generator, noise=noise, first=first)
     keep = trajectory or save_at is not None
-    observers = Observers(progress, _checked_callback(chosen, callback), keep, dense)
-    solution = _integrate(chosen, Problem(moving, x0, times, source), observers, chunk, resume, stop)
+    observers = Observers(
+        progress, _checked_callback(chosen, callback), keep, dense, None if kept is None else kept.places
+    )
+    running, start = chosen, x0.detach()  # a graph is made where it is asked for, and then the whole of it
+    if gradient is not None or gradient_parameters is not None:
+        start = x0
+        given: dict[str, object] = {"callback": callback, "resume": resume, "stop": stop, "event": event}
+        given |= {"dense": dense, "compiled": compiled}
+        places = None if trajectory or kept is None else kept.places
+        running = _differentiable(chosen, gradient, gradient_parameters, places, given)
+    elif ends is not None:
+        running, observers = _with_event(chosen, moving, ends), replace(observers, event=ends)
+    solution = _integrate(running, Problem(moving, start, times, source), observers, chunk, resume, stop)
     if isinstance(moving.sde, Reread):
         said = f"{moving.sde.original.calculus} to {moving.sde.calculus}"
         solution = replace(solution, stats={**solution.stats, "converted": said})
@@ -264,6 +309,45 @@ def _checked_callback(solver: Solver, callback: Callable[[StepInfo], None] | Non
     return callback
 
 
+def _differentiable(
+    solver: Solver,
+    gradient: str | None,
+    parameters: Sequence[Tensor] | None,
+    places: Tensor | None,
+    given: Mapping[str, object],
+) -> Differentiable:
+    """The solver with gradients; `given` holds the arguments that do not go with them."""
+    if gradient is None:
+        raise ArgumentError("gradient_parameters goes with gradient='checkpoint' or 'reversible'; gradient is None.")
+    wrong = [name for name, value in given.items() if value is not None and value is not False]
+    if wrong:
+        raise UnsupportedError(f"{' and '.join(wrong)} cannot be combined with gradient={gradient!r}; leave it out.")
+    return Differentiable(solver, gradient, parameters, places)
+
+
+def _compiled(solver: Solver) -> Compiled:
+    if not isinstance(solver, StepSolver):
+        raise UnsupportedError(
+            f"compiled=True serves step solvers on a grid, such as 'euler_maruyama'; not {solver!r}."
+        )
+    return Compiled(solver)
+
+
+def _event(function: Any, direction: Any, tolerance: Any, dense: bool) -> Event | None:
+    if function is None:
+        if (direction, tolerance) != ("any", 1e-8):
+            raise ArgumentError("event_direction and event_tolerance go with event, which is None.")
+        return None
+    if dense:
+        raise UnsupportedError("a dense output goes as far as all samples do: leave out dense=True, or the event.")
+    return Event(function, direction, tolerance)
+
+
+def _with_event(solver: Solver, dynamics: Dynamics, event: Event) -> Solver:
+    """The solver, made to stop at the event; an adaptive one reads it off its observers."""
+    return solver if isinstance(solver, Adaptive) else on_grid(solver, dynamics, event)
+
+
 def _check_dense(solver: Solver, dense: bool) -> None:
     if not isinstance(dense, bool):
         raise ArgumentError(f"dense must be True or False, got {dense!r}.")
@@ -341,7 +425,8 @@ def _times(
                 raise ArgumentError(f"the grid given {name}s at t = {float(at):g}, but t = {float(t):g} was asked for.")
     else:
         if steps is None:
-            raise ArgumentError(f"solver {solver.name!r} needs steps=…, the number of steps of its grid.")
+            other = "; or give rtol, for steps chosen by its error" if isinstance(solver, EmbeddedSolver) else ""
+            raise ArgumentError(f"solver {solver.name!r} needs steps=…, the number of steps of its grid{other}.")
         low, high = _ends(t0, t1)
         if place.name != "uniform" and grid is None and not isinstance(sde, DiffusionSDE):
             place = make_grid("uniform")  # a default placed by noise level has no meaning without one
@@ -408,7 +493,7 @@ def _start(
         shape = None if n_or_shape is None else _shape(model, n_or_shape)
         if shape is not None and tuple(x.shape) != shape:
             raise ShapeError(f"x_T has shape {tuple(x.shape)}, but {shape} was asked for; leave one of them out.")
-        return x
+        return x.detach()
     if n_or_shape is None:
         raise ArgumentError("give the number of samples, the whole shape (B, *), or x_T.")
     shape = _shape(model, n_or_shape)
@@ -461,7 +546,7 @@ def _integrate(
             solution = solver.integrate(
                 Problem(part, problem.x[a:b], problem.times, noise, problem.last_noise), observers
             )
-        except NonFiniteError as error:
+        except (ConvergenceError, NonFiniteError) as error:
             raise error.moved(first=a) from None
         parts.append(solution)
     return _join(parts)
@@ -475,20 +560,28 @@ def _join(parts: list[Solution]) -> Solution:
     else:
         nfe = torch.cat([torch.as_tensor(n).expand(len(p.x)) for n, p in zip(evaluations, parts, strict=True)])
     kept = [p.trajectory for p in parts if p.trajectory is not None]
-    worst: Status = next((p.status for p in parts if p.status != "success"), "success")
+    ended: list[Solution] = [p for p in parts if p.status not in ("success", "event")]
+    best: Status = "event" if any(p.status == "event" for p in parts) else "success"
+    first = float(parts[0].times[0])
     if kept and len({len(k) for k in kept}) > 1:
         raise ArgumentError("chunks stopped at different steps, so there is no one trajectory; leave chunk out.")
     return Solution(
         x=torch.cat([p.x for p in parts]),
-        t=next((p.t for p in parts if p.status != "success"), parts[0].t),
+        t=ended[0].t if ended else max((p.t for p in parts), key=lambda t: abs(t - first)),
         nfe=nfe,
-        status=worst,
+        status=ended[0].status if ended else best,
         times=parts[0].times,
         trajectory=torch.cat(kept, dim=1) if kept else None,
         trajectory_times=parts[0].trajectory_times,
         stats={"chunks": [p.stats for p in parts]},
+        event_times=None if parts[0].event_times is None else torch.cat([_event_times(p) for p in parts]),
         dense=None if parts[0].dense is None else DenseOutput.join([p.dense for p in parts if p.dense is not None]),
     )
+
+
+def _event_times(part: Solution) -> Tensor:
+    none = torch.full((len(part.x),), math.nan, dtype=torch.float64, device="cpu")
+    return none if part.event_times is None else part.event_times
 
 
 def _denoised(solution: Solution, model: ScoreModel, solver: Solver, chunk: int | None) -> Solution:

@@ -587,12 +587,15 @@ BAD = [
     (lambda: SDE(3.0, 1.0), "drift must be a function of"),
     (lambda: SDE(_same, "a"), "diffusion, being neither a function"),
     (lambda: SDE(_same, math.nan), "diffusion"),
-    (lambda: SDE(_same, 1.0, noise="white"), "noise must be one of scalar, additive, diagonal, general, got 'white'"),
+    (
+        lambda: SDE(_same, 1.0, noise="white"),
+        "noise must be one of scalar, additive, diagonal, commutative, general, got 'white'",
+    ),
     (lambda: SDE(_same, 1.0, calculus="itô"), "calculus must be one of ito, stratonovich"),
     (lambda: SDE(_same, _same, noise="general"), "noise_dim"),
     (lambda: SDE(_same, _same, noise="scalar", noise_dim=2), "noise_dim"),
     (lambda: SDE(_same, _same, noise="general", noise_dim=0), "noise_dim must be an integer of at least 1, got 0"),
-    (lambda: SDE(_same, 1.0, noise="general", noise_dim=2), "general noise needs a diffusion of shape"),
+    (lambda: SDE(_same, 1.0, noise="general", noise_dim=2), "general noise with noise_dim needs a diffusion of shape"),
 ]
 
 
@@ -699,7 +702,7 @@ def test_constant_diffusions_take_the_dtype_of_the_state(dtype):
 
 def test_a_float64_time_does_not_promote_the_state():
     x, t = torch.ones(5, 3), torch.full((5,), 0.1, dtype=torch.float64)
-    sde = SDE(lambda x, t: -x * t[:, None], lambda x, t: t[:, None].sin())
+    sde = SDE(lambda x, t: -x * t, lambda x, t: t.sin())  # t comes as (5, 1)
     assert sde.drift(x, t).dtype == sde.diffusion(x, t).dtype == torch.float32
 
 

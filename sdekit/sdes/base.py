@@ -168,7 +168,7 @@ class SDE(AbstractSDE):
         self._parameters = check_parameters(parameters)
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
-        f = _returned("drift", self._drift(x, expand_right(t, x), **self._parameters), x)
+        f = _returned("drift", self._drift(x, _expanded(t, x), **self._parameters), x)
         if f.shape != x.shape:
             raise ShapeError(
                 f"the drift returned a tensor of shape {tuple(f.shape)} for a state of shape {tuple(x.shape)}; "
@@ -185,7 +185,7 @@ class SDE(AbstractSDE):
             if self.noise_dim is not None and broadcasts(g.shape, shape):
                 g = g.expand(shape)
         else:
-            g = _returned("diffusion", self._diffusion(x, expand_right(t, x), **self._parameters), x)
+            g = _returned("diffusion", self._diffusion(x, _expanded(t, x), **self._parameters), x)
         if not (g.shape == shape or (self.noise_dim is None and broadcasts(g.shape, shape))):
             what = f"{shape}" if self.noise_dim is not None else f"a shape that broadcasts to {tuple(shape)}"
             raise ShapeError(
@@ -261,6 +261,12 @@ def cut_parameters(
             )
         cut[name] = value[which] if isinstance(which, slice) else value[which.to(value.device)]
     return cut
+
+
+def _expanded(t: Tensor, x: Tensor) -> Tensor:
+    """t as users' functions have it; as it is where it is so already: of a drift that calls another SDE's."""
+    as_it_is = t.ndim == x.ndim > 1 and t.shape == (x.shape[0], *([1] * (x.ndim - 1)))
+    return t if as_it_is else expand_right(t, x)
 
 
 def _identities(parameters: Mapping[str, Tensor]) -> tuple[tuple[str, int], ...]:

@@ -12,11 +12,13 @@ from sdekit._tensors import check_number, check_positive, check_positive_integer
 from sdekit.dynamics import Dynamics
 from sdekit.errors import ArgumentError
 from sdekit.noise.as_path import as_path
+from sdekit.noise.brownian import Increment
 from sdekit.sdes import Calculus, NoiseKind
-from sdekit.solvers.adaptive_loop import Attempt, Controller, PairStepper, run_adaptive
+from sdekit.solvers.adaptive_loop import Attempt, Controller, PairStepper, Stopped, run_adaptive
 from sdekit.solvers.base import AdaptiveSolver, Observers, Problem
 from sdekit.solvers.dense import StepRecorder
 from sdekit.solvers.embedded import EmbeddedSolver, Pair
+from sdekit.solvers.events import Event, Inside, Interpolated, OnPath, PathHalves, Restepped, locate
 from sdekit.solvers.solution import Solution, Status
 from sdekit.solvers.step import ends_at_zero
 
@@ -152,7 +154,7 @@ class Adaptive(AdaptiveSolver):
         watch, times = observers or Observers(), problem.times
         recorder: StepRecorder | None = None
         places = times
-        if self.dense:
+        if self.dense and watch.event is None:
             # The values at the times between are interpolated: no step is cut short for them.
             places = times[[0, -1]]
             if watch.trajectory or watch.dense:
@@ -160,7 +162,7 @@ class Adaptive(AdaptiveSolver):
         dynamics = problem.dynamics.counted()
         autograd = dynamics.needs_autograd or self.differentiates
         with torch.no_grad() if autograd else torch.inference_mode():
-            stepper = _EmbeddedStepper(self.method, dynamics, problem, recorder)
+            stepper = _EmbeddedStepper(self.method, dynamics, problem, recorder, watch.event)
             first: float | Tensor
             if self.h_init is None or self.method.first_is_last:
                 f = stepper.begin(problem.x, times[0])
@@ -176,13 +178,22 @@ class Adaptive(AdaptiveSolver):
                 progress=watch.progress,
                 spent=stepper.spent,
             )
-        worst: Status = next((s for s in run.status if s != "success"), "success")
+        failed = torch.tensor([s not in ("success", "event") for s in run.status], dtype=torch.bool, device="cpu")
+        stopped = torch.tensor([s == "event" for s in run.status], dtype=torch.bool, device="cpu")
+        worst: Status = next((s for s in run.status if s not in ("success", "event")), "success")
+        last = float(times[-1])
+        if bool(failed.any()):
+            last = float(run.at[(run.at - times[-1]).abs().where(failed, -1.0).argmax()])
+        elif bool(stopped.all()):
+            last = float(run.at[(run.at - times[0]).abs().argmax()])
+        if worst == "success" and bool(stopped.any()):
+            worst = "event"
         trajectory: Tensor | None = None
         if watch.trajectory:
             trajectory = torch.stack(kept) if recorder is None else recorder.trajectory(run.x, run.at)
         return Solution(
             x=run.x.clone(),
-            t=float(times[-1]) if worst == "success" else float(run.at[(run.at - times[-1]).abs().argmax()]),
+            t=last,
             nfe=run.nfe,
             status=worst,
             times=times,
@@ -195,6 +206,7 @@ class Adaptive(AdaptiveSolver):
                 "t": run.at.tolist(),
             },
             dense=recorder.output(run.at) if recorder is not None and watch.dense else None,
+            event_times=None if watch.event is None else run.at.where(stopped, torch.nan),
         )
 
     def _controller(self, dynamics: Dynamics, first: float | Tensor) -> Controller:
@@ -218,10 +230,15 @@ class _EmbeddedStepper(PairStepper):
     """An embedded method on some rows of a batch, each from its own time to its own time, on the batch's path."""
 
     def __init__(
-        self, method: EmbeddedSolver, dynamics: Dynamics, problem: Problem, recorder: StepRecorder | None
+        self,
+        method: EmbeddedSolver,
+        dynamics: Dynamics,
+        problem: Problem,
+        recorder: StepRecorder | None,
+        event: Event | None,
     ) -> None:
         self._method, self._dynamics, self._shape = method, dynamics, tuple(problem.x.shape)
-        self._recorder = recorder
+        self._recorder, self._event = recorder, event
         self._tried: tuple[Tensor, Tensor, Tensor, Pair] | None = None
         # Where a step's evaluations vary they are counted, and told by `taken`.
         self._varies = method.evaluations_per_step is None
@@ -244,6 +261,14 @@ class _EmbeddedStepper(PairStepper):
             )
             # Shorter than that, a step may begin and end in one leaf of the path.
             self.finest = max(self.finest, 4 * self._path.quantum / (high - low))
+        if event is not None:
+            start = problem.times[0].expand(problem.x.shape[0])
+            none = torch.zeros(problem.x.shape[0], dtype=torch.float64, device="cpu")
+            self._sides = event.side(event.value(problem.x, start), none)
+            span = float((problem.times[-1] - problem.times[0]).abs())
+            self._least = max(event.tolerance * span, 0.0 if self._path is None else 4 * self._path.quantum)
+            if self._path is None and method.dense_order is not None:
+                self.reserve += method.dense_evaluations
 
     def begin(self, x: Tensor, t: Tensor) -> Tensor:
         """The drift at the start, for the first step's length, and where the method takes it as its first stage."""
@@ -304,7 +329,7 @@ class _EmbeddedStepper(PairStepper):
         pair = self._method.pair(dynamics, x, t, s, h, noise, first)
         self._counted = dynamics.counter.calls - calls if self._varies else 0
         self._lasts = pair.last
-        if self._recorder is not None:
+        if self._recorder is not None or self._event is not None:
             self._tried = (x, start, stop, pair)
         return Attempt(pair.x, pair.error, pair.cruder)
 
@@ -333,3 +358,43 @@ class _EmbeddedStepper(PairStepper):
         coefficients = self._method.interpolant(self._of_rows(rows[on]), x, t, s, h, step)
         self._recorder.add(rows[on].cpu(), start, stop, x, coefficients)
         return self._counted + self._method.dense_evaluations * wanted.long()
+
+    def stopped(self, rows: Tensor, good: Tensor, left: Tensor | None) -> Stopped | None:
+        event = self._event
+        if event is None or self._tried is None:
+            return None
+        x, start, stop, pair = self._tried
+        took = good.nonzero()[:, 0]
+        samples = rows.cpu()[took]
+        value = event.value(pair.x[took.to(x.device)], stop[took])
+        over = event.passed(self._sides[samples], value)
+        sides = self._sides[samples[over]]
+        self._sides[samples] = event.side(value, self._sides[samples])
+        if not bool(over.any()):
+            return None
+        which = took[over]
+        on = which.to(x.device)
+        inside, each = self._inside(rows[on], x[on], start[which], stop[which], pair, on)
+        most = None if left is None or each == 0 else left[which] // each
+        y, at, made = locate(event, sides, start[which], stop[which], pair.x[on], inside, self._least, most)
+        return Stopped(which, y, at, each * made if each else self._method.dense_evaluations)
+
+    def _inside(
+        self, rows: Tensor, x: Tensor, start: Tensor, stop: Tensor, pair: Pair, on: Tensor
+    ) -> tuple[Inside, int]:
+        """The solution inside steps of samples `rows`, from x; and the evaluations of each look at it."""
+        dynamics = self._of_rows(rows)
+        if self._path is None and self._method.dense_order is not None:
+            t, s = start.to(x.device), stop.to(x.device)
+            h = expand_right((stop - start).to(device=x.device, dtype=x.dtype), x)
+            step = Pair(pair.x[on], pair.error[on], stages=tuple(stage[on] for stage in pair.stages))
+            return Interpolated(x, start, stop, self._method.interpolant(dynamics, x, t, s, h, step)), 0
+
+        def stepped(which: Tensor, x: Tensor, t: Tensor, s: Tensor, noise: Increment | None) -> Tensor:
+            h = expand_right((s - t).to(device=x.device, dtype=x.dtype), x)
+            of = self._of_rows(rows[which.to(rows.device)])
+            return self._method.step_formula(of, x, t.to(x.device), s.to(x.device), h, noise)
+
+        if self._path is None:
+            return Restepped(x, start, stepped), self._method.most_evaluations
+        return OnPath(x, stepped, PathHalves(self._path, rows.cpu())), self._method.most_evaluations

@@ -32,7 +32,7 @@ from sdekit.solvers.solution import Status
 _NEAR = 1 / 16
 _HUGE = 1e300  # the error of a finite step that is too large for its dtype
 
-__all__ = ["AdaptiveRun", "Attempt", "Controller", "PairStepper", "run_adaptive"]
+__all__ = ["AdaptiveRun", "Attempt", "Controller", "PairStepper", "Stopped", "run_adaptive"]
 
 
 @final
@@ -43,6 +43,17 @@ class Attempt:
     x: Tensor
     error: Tensor
     cruder: Tensor | None = None
+
+
+@final
+@dataclass(frozen=True)
+class Stopped:
+    """Samples that stopped inside their steps: which of A, int64 (S,), states, times and evaluations to find them."""
+
+    which: Tensor
+    x: Tensor
+    at: Tensor
+    evaluations: int | Tensor
 
 
 class PairStepper(abc.ABC):
@@ -70,6 +81,14 @@ class PairStepper(abc.ABC):
         """
         del rows, good  # nothing is kept between steps here
         return 0
+
+    def stopped(self, rows: Tensor, good: Tensor, left: Tensor | None) -> Stopped | None:
+        """Told after `taken`: those of the accepted steps on whose way their samples stopped for good.
+
+        left: the evaluations still allowed to each, int64 (A,); no limit where it is None.
+        """
+        del rows, good, left  # nothing stops a sample here
+        return None
 
 
 @final
@@ -160,7 +179,7 @@ class _Ways:
         return _Ways(here, *(part[rows] for part in parts))
 
     def cut(self, which: Tensor) -> _Ways:
-        """Those of a mask."""
+        """Those of a mask, or of indices."""
         return _Ways(self.x[which.to(self.x.device)], *(getattr(self, f.name)[which] for f in fields(self)[1:]))
 
     def store(
@@ -215,6 +234,7 @@ def run_adaptive(
     moving = torch.arange(batch, device="cpu")  # the samples that can go on
     errors = torch.ones(batch, 2, dtype=torch.float64, device="cpu")
     retried = torch.zeros(batch, dtype=torch.bool, device="cpu")
+    ended = 0  # samples that have stopped at an event, and are where they stay
     with progress_bar(progress, total=1.0, name=name, unit="T") as bar:
         for end in places[1:].tolist():
             active, ways = moving, _Ways.of(run, errors, retried, moving)
@@ -267,12 +287,21 @@ def run_adaptive(
                     bar.update(float((run.at - places[0]).abs().mean()) / total - bar.n)
                 arrived, stuck = ways.at == end, ~good & at_least
                 done = arrived | stuck
+                allowed = None if max_nfe is None else max_nfe - ways.nfe
+                stopped = stepper.stopped(active.to(x.device), good, allowed)
+                if stopped is not None:
+                    which = stopped.which
+                    ways.x[which.to(x.device)], ways.at[which] = stopped.x, stopped.at
+                    ways.nfe[which] += stopped.evaluations
+                    ways.cut(which).store(run, errors, retried, active[which], "event")
+                    arrived[which], done[which] = False, True
+                    ended += len(which)
                 if bool(done.any()):
                     ways.cut(arrived).store(run, errors, retried, active[arrived])
                     ways.cut(stuck).store(run, errors, retried, active[stuck], "min_step")
                     on.append(active[arrived])
                     active, ways = active[~done], ways.cut(~done)
             moving = torch.cat(on).sort().values
-            if len(moving) == batch:
+            if len(moving) + ended == batch:
                 kept.append(run.x.clone())
     return run, kept

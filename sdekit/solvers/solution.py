@@ -75,12 +75,14 @@ class Solution:
         x: the end state, (B, *).
         t: the time reached.
         nfe: network (or drift) evaluations, counted at the call; an int, or (B,) where samples differ.
-        status: "success"; "stopped" by a callback or at `stop`; "max_nfe" or "failed" for an adaptive solver.
+        status: "success"; "stopped" by a callback or at `stop`; "max_nfe", "min_step" or "failed" for an adaptive
+            solver; "event" where some sample has stopped at an event and none has failed (`stats["status"]` tells).
         times: the grid that was used, float64 (N + 1,); for an adaptive solver its first and last time.
         trajectory: the states at `trajectory_times`, (K, B, *), if a trajectory was asked for.
         trajectory_times: float64 (K,).
         stats: what the solver counted besides (rejected steps, …).
         state: what `resume=` takes, for a fixed-step solver.
+        event_times: where each sample stopped at the event asked for, float64 (B,), NaN for those that did not.
         dense: the solution at any time of the solve, if asked for: dense(t) is (B, *), or (K, B, *) for K times.
     """
 
@@ -94,6 +96,7 @@ class Solution:
     stats: dict[str, Any] = field(default_factory=dict)
     state: SolveState | None = None
     dense: DenseOutput | None = None
+    event_times: Tensor | None = None
 
     def __repr__(self) -> str:
         nfe = self.nfe if isinstance(self.nfe, int) else f"{int(self.nfe.min())} to {int(self.nfe.max())}"
