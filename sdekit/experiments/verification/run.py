@@ -76,7 +76,7 @@ class Verification:
                 {
                     "solver": name,
                     "declared": "; ".join(dict.fromkeys(f"{f.check} {f.declared}" for f in orders)),
-                    "measured": "; ".join(_measured(f) for f in orders),
+                    "measured": _measured(orders),
                     "formula": next((f.measured for f in mine if f.check == "published formula"), ""),
                     "finite": next((f.measured for f in mine if f.check == "finite"), ""),
                     "holds": "yes" if all(f.passed for f in mine) else "NO",
@@ -115,9 +115,17 @@ class Verification:
         return place
 
 
-def _measured(finding: Finding) -> str:
-    """In a summary; on other problems than the diffusion models' with the problem."""
-    return finding.measured if finding.on in _OF_MODELS else f"{finding.on} {finding.measured}"
+def _measured(findings: Sequence[Finding]) -> str:
+    """In a summary; on other problems than the diffusion models', with the problem, and the check where it changes."""
+    said, check_ = [], ""
+    for finding in findings:
+        if finding.on in _OF_MODELS:
+            said.append(finding.measured)
+            continue
+        named = "" if finding.check == check_ else f"{finding.check}: "
+        said.append(f"{named}{finding.on} {finding.measured}")
+        check_ = finding.check
+    return "; ".join(said)
 
 
 def verify(

@@ -77,6 +77,11 @@ class TorchsdeSDE(FixedStepSolver):
         return _EVALUATIONS[self.method]
 
     @property
+    def differentiates(self) -> bool:  # type: ignore[override]
+        # Its Milstein's takes derivatives by autograd, which inference mode makes 0 without a word.
+        return self.method == "milstein"
+
+    @property
     def calculus(self) -> tuple[Calculus, ...]:  # type: ignore[override]
         return METHODS[self.method]
 
