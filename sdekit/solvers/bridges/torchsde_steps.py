@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import final
 
@@ -110,17 +109,16 @@ class _TorchsdeStepper(Stepper):
         calculus = problem.dynamics.calculus if problem.dynamics.calculus in served else served[0]
         self._equation = _Equation(problem.dynamics, tuple(problem.x.shape), calculus, start, sign)
         self._extra: tuple[Tensor, ...] | None = None
-        self._last_noise = problem.last_noise
         dynamics = problem.dynamics
         to_zero = isinstance(dynamics, ReverseSDE) and float(dynamics.model.sde.sigma(self._floats[-1])) == 0
         self._euler_last = to_zero and solver.method in _EVALUATE_AT_END
-        self._integrals = solver.method == "srk"
-        self._stream = problem.noise.open(
+        self._stream = problem.noise.brownian(
             problem.dynamics.noise_shape(problem.x.shape),
-            purpose="steps",
+            problem.times,
+            areas=1 if solver.method == "srk" else 0,
             dtype=problem.x.dtype,
             device=problem.x.device,
-            draws=(2 if self._integrals else 1) * (len(self._floats) - 1),
+            last_noise=problem.last_noise,
         )
 
     @property
@@ -134,7 +132,7 @@ class _TorchsdeStepper(Stepper):
 
         for k in range(start, stop):
             t, s = self._elapsed[k], self._elapsed[k + 1]
-            w, u = self._increment(k, s - t)
+            w, u = self._increment(s - t)
             y = self._x.reshape(self._x.shape[0], -1)
             self._equation.begin(y, known=self._extra is not None)
             if self._euler_last and k == len(self._floats) - 2:
@@ -162,15 +160,11 @@ class _TorchsdeStepper(Stepper):
         # Copied, not kept: a callback may write into it, which a tensor made in inference mode does not allow.
         self._x.copy_(y.reshape(self._x.shape))
 
-    def _increment(self, k: int, h: float) -> tuple[Tensor, Tensor | None]:
-        silent = not self._last_noise and k == len(self._floats) - 2
-        scale = 0.0 if silent else math.sqrt(h)
-        at, to = self._floats[k], self._floats[k + 1]
-        w = self._flat(self._stream.next(at, to)) * scale
-        u = None
-        if self._integrals:
-            u = h * (0.5 * w + self._flat(self._stream.next(at, to)) * (scale / math.sqrt(12)))
-        return w, u
+    def _increment(self, h: float) -> tuple[Tensor, Tensor | None]:
+        """W, and U = int (W - W_t) = h (W/2 + H) where the method needs it, as tensors of their own."""
+        made = self._stream.next()
+        w = self._flat(made.W).clone()
+        return w, None if made.H is None else h * (0.5 * w + self._flat(made.H))
 
     @staticmethod
     def _flat(z: Tensor) -> Tensor:
