@@ -36,7 +36,7 @@ def few_valued(z: Tensor) -> tuple[Tensor, Tensor]:
     size = z.abs()
     outside = size > _OUTSIDE
     value = torch.where(outside, math.sqrt(3) * z.sign(), 0.0)
-    near = size < torch.where(outside, _BEYOND, _WITHIN)
+    near = torch.where(outside, size < _BEYOND, size < _WITHIN)
     return value, torch.where(near, 1.0, -1.0).to(z.dtype)
 
 

@@ -7,7 +7,7 @@ The linear systems are solved by elimination with numbers, sample beside sample:
 give a matrix other bits alone than in a batch.
 
 An iteration costs one evaluation, and one backward pass for each entry of a sample: it is for states of up to a few
-hundred entries.
+hundred entries, and samples of more than 2048 are refused.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sdekit._tensors import check_positive, check_positive_integer
 from sdekit.dynamics import Dynamics
-from sdekit.errors import ConvergenceError
+from sdekit.errors import ConvergenceError, UnsupportedError
 from sdekit.solvers.fixed_step import FixedStepSolver
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from sdekit.solvers.solution import Solution, SolveState
 
 __all__ = ["ImplicitSolver", "Root", "eliminate", "find_root"]
+
+_LARGEST = 2048
 
 
 @final
@@ -75,7 +77,11 @@ def find_root(
         guess: where to begin, (B, *).
         tolerance: see above.
         max_iterations: the most iterations.
+
+    Raises:
+        UnsupportedError: for samples of more than 2048 entries.
     """
+    check_size(base)
     u, rest = guess.detach().clone(), base.detach()
     factor = c.detach().reshape(-1, 1, 1) if isinstance(c, Tensor) else c
     rounding = torch.finfo(u.dtype).eps
@@ -99,9 +105,16 @@ def find_root(
     return Root(u, matrix, ~moving)
 
 
-def _with_gradient(
-    dynamics: Dynamics, u: Tensor, base: Tensor, c: float | Tensor, s: Tensor, matrix: Tensor
-) -> Tensor:
+def check_size(x: Tensor) -> None:
+    """Raise UnsupportedError for a state whose Jacobian would be too large."""
+    if x[0].numel() > _LARGEST:
+        raise UnsupportedError(
+            "an implicit method solves linear systems with each sample's Jacobian, and serves samples of up to "
+            f"{_LARGEST} entries; got {x[0].numel()}. Take an explicit one, such as 'euler_maruyama' or 'tamed_euler'."
+        )
+
+
+def _with_gradient(dynamics: Dynamics, u: Tensor, base: Tensor, c: float | Tensor, s: Tensor, matrix: Tensor) -> Tensor:
     """u, with the derivative of (1 - c J)^{-1} (base + c f) for constant u and J: that of the solution."""
     moved = base + c * dynamics.drift(u, s)
     if not moved.requires_grad:
@@ -177,9 +190,7 @@ class ImplicitSolver(FixedStepSolver):
 
     def root(self, dynamics: Dynamics, base: Tensor, c: float | Tensor, s: Tensor, guess: Tensor) -> Root:
         """`find_root` with the options of this solver."""
-        return find_root(
-            dynamics, base, c, s, guess, tolerance=self.tolerance, max_iterations=int(self.max_iterations)
-        )
+        return find_root(dynamics, base, c, s, guess, tolerance=self.tolerance, max_iterations=int(self.max_iterations))
 
     def require(self, converged: Tensor, s: Tensor) -> None:
         """Raise ConvergenceError for the samples that have not converged in the step to s."""
@@ -195,6 +206,7 @@ class ImplicitSolver(FixedStepSolver):
         resume: SolveState | None = None,
         stop: int | None = None,
     ) -> Solution:
+        check_size(problem.x)
         try:
             return super().integrate(problem, observers, resume=resume, stop=stop)
         except ConvergenceError as error:
