@@ -226,7 +226,7 @@ def test_arguments_of_another_kind_are_refused():
 def distinct() -> list[Recipe]:
     found: list[Recipe] = []
     for _, meaning in _spelled():
-        if meaning not in found:
+        if meaning not in found and catalogue.get(meaning.solver, **meaning.options).serves_models:
             found.append(meaning)
     return found
 

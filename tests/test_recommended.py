@@ -73,6 +73,8 @@ def test_it_is_ahead_of_every_name_of_the_catalogue_on_its_own_grid(nfe):
         if solver.stochastic or solver.adaptive or name in ("adams", "recommended") or not solver.evaluations_per_step:
             continue
         steps = nfe // solver.evaluations_per_step
+        if steps == 0:
+            continue
         for grid in (solver.default_grid, "log_snr", "karras"):
             theirs = flow_error(model, x, image, solver=name, steps=steps, grid=grid)
             assert mine < 0.8 * theirs, (name, grid, theirs, mine)

@@ -70,6 +70,10 @@ class PredictorCorrector(FixedStepSolver):
         coupled = self.corrector is not None and self.corrector.couples_batch
         return coupled or (self.predictor is not None and self.predictor.couples_batch)
 
+    @property
+    def differentiates(self) -> bool:  # type: ignore[override]
+        return self.predictor is not None and self.predictor.differentiates
+
     def check(self, dynamics: Dynamics) -> None:
         super().check(dynamics)
         if isinstance(dynamics, ReverseSDE) and dynamics.tau != 1.0:
