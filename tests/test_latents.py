@@ -187,7 +187,7 @@ def test_errors_before_any_evaluation() -> None:
         with pytest.raises(UnsupportedError, match="stochastic"):
             call(solver="euler_maruyama", steps=5)
         with pytest.raises(UnknownNameError, match="rk4"):
-            call(solver="rk5")
+            call(solver="rk44")
         with pytest.raises(ArgumentError, match="chooses its own steps"):
             call(solver="scipy:RK45", steps=5)
         with pytest.raises(ArgumentError, match="rtol"):

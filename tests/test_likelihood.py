@@ -631,7 +631,7 @@ def test_the_range_of_the_data_is_never_assumed() -> None:
         ({"solver": solvers.RK4(), "variable": "t"}, ArgumentError, "variable"),
         ({"solver": "euler_maruyama", "steps": 10}, UnsupportedError, "stochastic"),
         ({"solver": "ddim", "steps": 10}, UnsupportedError, "rk4"),
-        ({"solver": "rk5"}, UnknownNameError, "rk4"),
+        ({"solver": "rk44"}, UnknownNameError, "rk4"),
         ({"steps": 0}, ArgumentError, "steps"),
         ({"steps": 1, "integration_error": True}, ArgumentError, "at least 2"),
         ({"t_eps": 0.0}, ArgumentError, "t_eps"),
