@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from numbers import Integral, Real
-from typing import Any, final
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,32 +20,31 @@ from sdekit._tensors import (
     is_finite,
 )
 from sdekit.dynamics import Dynamics, ForwardSDE, ProbabilityFlow, ReverseSDE, as_dynamics
-from sdekit.errors import ArgumentError, ConvergenceError, NonFiniteError, ShapeError, UnsupportedError
-from sdekit.grids import Custom, Grid, check_monotone, make_grid
+from sdekit.errors import ArgumentError, NonFiniteError, ShapeError, UnsupportedError
+from sdekit.grids import Custom, make_grid
 from sdekit.models.score import ScoreModel, conditioned
 from sdekit.noise import NoiseSource, noise_source
-from sdekit.sdes import AbstractSDE, DiffusionSDE
+from sdekit.sdes import AbstractSDE
 from sdekit.sdes.calculus import Reread
 from sdekit.sdes.torchsde_style import TorchsdeObject
 from sdekit.solvers.adaptive import Adaptive
 from sdekit.solvers.base import Observers, Problem, Solver, StepInfo
 from sdekit.solvers.catalogue import get, on_sde
+from sdekit.solvers.chunks import integrate
 from sdekit.solvers.compiled import Compiled
-from sdekit.solvers.dense import DenseOutput
 from sdekit.solvers.ecosystem import recipe
-from sdekit.solvers.embedded import EmbeddedSolver
 from sdekit.solvers.event_steps import on_grid
 from sdekit.solvers.events import Direction, Event
 from sdekit.solvers.fixed_step import FixedStepSolver
 from sdekit.solvers.gradients import Differentiable
-from sdekit.solvers.solution import Solution, SolveState, Status, first_bad_samples
+from sdekit.solvers.solution import Solution, SolveState, first_bad_samples
 from sdekit.solvers.step import StepSolver
+from sdekit.solvers.times import GridLike, solve_times
 
 __all__ = ["sample", "solve"]
 
 NoiseFunction = Callable[[float, float, tuple[int, ...]], Tensor]
 Generators = torch.Generator | Sequence[torch.Generator]
-GridLike = str | Grid | Sequence[float] | Tensor
 
 
 def solve(
@@ -157,7 +155,7 @@ def solve(
     chosen.check(reread)
     _check_dense(chosen, dense)
     ends = _event(event, event_direction, event_tolerance, dense)
-    times, kept = _times(moving, chosen, steps, grid, t0, t1, save_at)
+    times, kept = solve_times(moving, chosen, steps, grid, t0, t1, save_at)
     if reread is not moving and isinstance(reread.sde, Reread):
         with torch.no_grad():
             reread.sde.check(x0, times[0].to(x0.device))
@@ -176,7 +174,7 @@ def solve(
         running = _differentiable(chosen, gradient, gradient_parameters, places, given)
     elif ends is not None:
         running, observers = _with_event(chosen, moving, ends), replace(observers, event=ends)
-    solution = _integrate(running, Problem(moving, start, times, source), observers, chunk, resume, stop)
+    solution = integrate(running, Problem(moving, start, times, source), observers, chunk, resume, stop)
     if isinstance(moving.sde, Reread):
         said = f"{moving.sde.original.calculus} to {moving.sde.calculus}"
         solution = replace(solution, stats={**solution.stats, "converted": said})
@@ -260,11 +258,11 @@ def sample(
     if grid is None or isinstance(grid, str):
         if not end < start:
             raise ArgumentError(f"the solve runs from t_start down to t_end; got t_start={start:g}, t_end={end:g}.")
-        times, _ = _times(moving, chosen, steps, grid, start, end, None)
+        times, _ = solve_times(moving, chosen, steps, grid, start, end, None)
     else:
         bounded = None if t_start is None else start, None if t_end is None else end
         default = not isinstance(make_grid(grid), Custom)
-        times, _ = _times(
+        times, _ = solve_times(
             moving, chosen, steps, grid, start if default else bounded[0], end if default else bounded[1], None
         )
         if not times[0] > times[-1]:
@@ -273,7 +271,7 @@ def sample(
     x = _start(model, n_or_shape, x_T, source, float(times[0]), chunk, dtype, device)
     observers = Observers(progress, _checked_callback(chosen, callback), trajectory)
     problem = Problem(moving, x, times, source, last_noise=denoise != "mean")
-    solution = _integrate(chosen, problem, observers, chunk, resume, stop)
+    solution = integrate(chosen, problem, observers, chunk, resume, stop)
     if denoise is True and solution.status == "success":
         return _denoised(solution, model, chosen, chunk)
     return solution
@@ -364,114 +362,6 @@ def _check_dense(solver: Solver, dense: bool) -> None:
     )
 
 
-@final
-@dataclass(frozen=True)
-class _Kept:
-    """The times that the user asked to keep, and the places of the grid that stand for them."""
-
-    asked: Tensor
-    places: Tensor
-
-    def select(self, solution: Solution) -> Solution:
-        """The solution with only these in its trajectory, at the times as they were asked for."""
-        if solution.trajectory is None or solution.trajectory_times is None:
-            return solution
-        mask = torch.isin(solution.trajectory_times, self.places)
-        times = self.asked[torch.isin(self.places, solution.trajectory_times)]
-        return replace(solution, trajectory=solution.trajectory[mask], trajectory_times=times)
-
-
-def _times(
-    dynamics: Dynamics,
-    solver: Solver,
-    steps: int | None,
-    grid: GridLike | None,
-    t0: float | None,
-    t1: float | None,
-    save_at: Sequence[float] | Tensor | None,
-) -> tuple[Tensor, _Kept | None]:
-    """The times of a solve, and which of them the user asked to keep."""
-    sde = dynamics.sde
-    for name, t in (("t0", t0), ("t1", t1)):
-        if t is not None and (isinstance(t, bool) or not isinstance(t, Real) or not math.isfinite(t)):
-            raise ArgumentError(f"{name} must be finite, and a number; got {t!r}.")
-        if t is not None and isinstance(sde, DiffusionSDE):
-            sde.check_time(name, t)
-    if solver.adaptive:
-        if steps is not None or grid is not None:
-            given = "steps" if steps is not None else "grid"
-            raise ArgumentError(
-                f"solver {solver.name!r} chooses its own steps from rtol and atol; it takes no {given}. "
-                "Leave it out, or take a fixed-step solver such as 'heun'."
-            )
-        low, high = _ends(t0, t1)
-        if low == high:
-            raise ArgumentError(f"the solve starts and ends at the same time, {low!r}; give it somewhere to go.")
-        ends = torch.tensor([low, high], dtype=torch.float64, device="cpu")
-        if save_at is None:
-            return ends, None
-        asked = _save_times(save_at, ends)
-        return _merge(ends, asked), _Kept(asked, asked)
-    place = make_grid(solver.default_grid if grid is None else grid)
-    if isinstance(place, Custom):
-        if steps is not None and steps != place.fixed_steps:
-            raise ArgumentError(f"the grid given has {place.fixed_steps} steps, but steps={steps!r}; leave steps out.")
-        times = place.resolve(sde)
-        if isinstance(sde, DiffusionSDE):
-            for end in (float(times[0]), float(times[-1])):
-                sde.check_time("a time of the grid", end)
-        for name, t, at in (("start", t0, times[0]), ("end", t1, times[-1])):
-            if t is not None and float(at) != float(t):
-                raise ArgumentError(f"the grid given {name}s at t = {float(at):g}, but t = {float(t):g} was asked for.")
-    else:
-        if steps is None:
-            other = "; or give rtol, for steps chosen by its error" if isinstance(solver, EmbeddedSolver) else ""
-            raise ArgumentError(f"solver {solver.name!r} needs steps=…, the number of steps of its grid{other}.")
-        low, high = _ends(t0, t1)
-        if place.name != "uniform" and grid is None and not isinstance(sde, DiffusionSDE):
-            place = make_grid("uniform")  # a default placed by noise level has no meaning without one
-        times = place.times(sde, check_positive_integer("steps", steps), low, high)
-    if save_at is None:
-        return times, None
-    asked = _save_times(save_at, times)
-    kept = _Kept(asked, _snapped(asked, times))
-    return _merge(times, kept.places), kept
-
-
-def _snapped(wanted: Tensor, times: Tensor) -> Tensor:
-    """`wanted` with the places that are the grid's but for rounding put on it: no step of a rounding error's length."""
-    gaps = (wanted[:, None] - times).abs()
-    nearest, place = gaps.min(dim=1)
-    snapped = torch.where(nearest <= 1e-12 * (times[-1] - times[0]).abs(), times[place], wanted)
-    return check_monotone(snapped, "save_at") if len(snapped) > 1 else snapped
-
-
-def _ends(t0: float | None, t1: float | None) -> tuple[float, float]:
-    if t0 is None or t1 is None:
-        raise ArgumentError(f"give t0 and t1 (or a grid that is a list of times); got t0={t0!r}, t1={t1!r}.")
-    return float(t0), float(t1)
-
-
-def _save_times(save_at: Sequence[float] | Tensor, times: Tensor) -> Tensor:
-    try:
-        wanted = torch.as_tensor(save_at, dtype=torch.float64).flatten()
-    except (TypeError, ValueError, RuntimeError):
-        raise ArgumentError(f"save_at must be a list of times, got {save_at!r}.") from None
-    low, high = float(times.min()), float(times.max())
-    if wanted.numel() == 0 or not bool(((wanted >= low) & (wanted <= high)).all()):
-        raise ArgumentError(f"save_at must hold times from {low:g} to {high:g}, got {wanted.tolist()}.")
-    if wanted.numel() > 1:
-        check_monotone(wanted, "save_at")
-        if bool(wanted[0] < wanted[1]) != bool(times[0] < times[-1]):
-            raise ArgumentError("save_at must run in the direction of the solve.")
-    return wanted
-
-
-def _merge(times: Tensor, wanted: Tensor) -> Tensor:
-    merged: Tensor = torch.unique(torch.cat([times, wanted]))
-    return merged if bool(times[0] < times[-1]) else merged.flip(0)
-
-
 def _start(
     model: ScoreModel,
     n_or_shape: int | Sequence[int] | None,
@@ -510,78 +400,6 @@ def _shape(model: ScoreModel, n_or_shape: int | Sequence[int]) -> tuple[int, ...
     if model.shape is not None and shape[1:] != model.shape:
         raise ShapeError(f"the model makes samples of shape {model.shape}, but {shape} was asked for.")
     return shape
-
-
-def _integrate(
-    solver: Solver,
-    problem: Problem,
-    observers: Observers,
-    chunk: int | None,
-    resume: SolveState | None,
-    stop: int | None,
-) -> Solution:
-    """One solve, or one for each chunk of samples, joined."""
-    batch = problem.x.shape[0]
-    by_hand = resume is not None or stop is not None
-    if by_hand and not isinstance(solver, FixedStepSolver):
-        raise UnsupportedError(f"solver {solver.name!r} chooses its own steps: it cannot be split with resume or stop.")
-    size = batch if chunk is None else check_positive_integer("chunk", chunk)
-    if size < batch and by_hand:
-        raise ArgumentError("chunk does not go with resume or stop; split one chunk at a time.")
-    if size < batch and solver.couples_batch:
-        raise UnsupportedError(
-            f"solver {solver.name!r} with these options couples the samples of a batch, so chunks would change the "
-            "result. Take its per-sample option (per_sample=True, norms='sample'), or leave chunk out."
-        )
-    if isinstance(solver, FixedStepSolver) and by_hand:
-        return solver.integrate(problem, observers, resume=resume, stop=stop)
-    if size >= batch:
-        return solver.integrate(problem, observers)
-    parts: list[Solution] = []
-    for a in range(0, batch, size):
-        b = min(batch, a + size)
-        part = problem.dynamics.rows(slice(a, b), tuple(problem.x.shape))
-        noise = problem.noise.part(a, b, batch)
-        try:
-            solution = solver.integrate(
-                Problem(part, problem.x[a:b], problem.times, noise, problem.last_noise), observers
-            )
-        except (ConvergenceError, NonFiniteError) as error:
-            raise error.moved(first=a) from None
-        parts.append(solution)
-    return _join(parts)
-
-
-def _join(parts: list[Solution]) -> Solution:
-    """The solutions of consecutive chunks as one; nfe is that of a sample, not the sum over chunks."""
-    evaluations = [p.nfe for p in parts]
-    if all(isinstance(n, int) for n in evaluations) and len(set(evaluations)) == 1:
-        nfe = evaluations[0]
-    else:
-        nfe = torch.cat([torch.as_tensor(n).expand(len(p.x)) for n, p in zip(evaluations, parts, strict=True)])
-    kept = [p.trajectory for p in parts if p.trajectory is not None]
-    ended: list[Solution] = [p for p in parts if p.status not in ("success", "event")]
-    best: Status = "event" if any(p.status == "event" for p in parts) else "success"
-    first = float(parts[0].times[0])
-    if kept and len({len(k) for k in kept}) > 1:
-        raise ArgumentError("chunks stopped at different steps, so there is no one trajectory; leave chunk out.")
-    return Solution(
-        x=torch.cat([p.x for p in parts]),
-        t=ended[0].t if ended else max((p.t for p in parts), key=lambda t: abs(t - first)),
-        nfe=nfe,
-        status=ended[0].status if ended else best,
-        times=parts[0].times,
-        trajectory=torch.cat(kept, dim=1) if kept else None,
-        trajectory_times=parts[0].trajectory_times,
-        stats={"chunks": [p.stats for p in parts]},
-        event_times=None if parts[0].event_times is None else torch.cat([_event_times(p) for p in parts]),
-        dense=None if parts[0].dense is None else DenseOutput.join([p.dense for p in parts if p.dense is not None]),
-    )
-
-
-def _event_times(part: Solution) -> Tensor:
-    none = torch.full((len(part.x),), math.nan, dtype=torch.float64, device="cpu")
-    return none if part.event_times is None else part.event_times
 
 
 def _denoised(solution: Solution, model: ScoreModel, solver: Solver, chunk: int | None) -> Solution:
