@@ -526,10 +526,12 @@ def test_parameters_that_do_not_fit_are_told_at_the_door(parameters, message):
     assert calls == 0
 
 
-@pytest.mark.parametrize("shape", [(3, 1), (4,), (4, 2, 1)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 1), (5, 1), (4,), (4, 2, 1)], ids=str)
 def test_a_classical_parameter_that_does_not_broadcast_is_told(shape):
     with pytest.raises(ShapeError, match="does not broadcast to the state's"):
         sk.solve(OrnsteinUhlenbeck(torch.ones(shape)), torch.ones(4, 2), t0=0, t1=1, steps=2, seed=0)
+    with pytest.raises(ShapeError, match="does not broadcast to the state's"):  # a chunk of 3 would fit (3, 1)
+        sk.solve(OrnsteinUhlenbeck(torch.ones(shape)), torch.ones(4, 2), t0=0, t1=1, steps=2, seed=0, chunk=3)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,8 @@ class _ClassicalSDE(AbstractSDE):
             # Broadcasting counts dimensions from the right: only a parameter with all of them has a batch.
             if not isinstance(value, Tensor) or value.ndim < len(shape) or value.shape[0] == 1:
                 return value
+            if not broadcasts(value.shape, shape):
+                raise _unfitting(value, shape)
             return value[which] if isinstance(which, slice) else value[which.to(value.device)]
 
         values = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
@@ -58,10 +60,12 @@ def _like(value: Parameter, x: Tensor) -> Parameter:
     if not isinstance(value, Tensor):
         return value
     if not broadcasts(value.shape, x.shape):
-        raise ShapeError(
-            f"a parameter has shape {tuple(value.shape)}, which does not broadcast to the state's, {tuple(x.shape)}."
-        )
+        raise _unfitting(value, tuple(x.shape))
     return value.to(x)
+
+
+def _unfitting(value: Tensor, shape: tuple[int, ...]) -> ShapeError:
+    return ShapeError(f"a parameter has shape {tuple(value.shape)}, which does not broadcast to the state's, {shape}.")
 
 
 def _wide(value: Parameter, x: Tensor) -> Tensor:
