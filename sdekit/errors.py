@@ -68,7 +68,8 @@ class NonFiniteError(SdekitError, ArithmeticError):
         shown = ", ".join(map(str, samples[:8])) + (", …" if len(samples) > 8 else "")
         super().__init__(
             f"solver {solver!r} reached a non-finite state at {where} (t = {time:.6g}), in sample(s) {shown}. "
-            "Check that the network is finite there, or take more steps or a smaller tolerance."
+            "Check that the drift, or the network, is finite there; or take more steps, a smaller tolerance, or, for a "
+            "drift that is stiff or grows fast, 'drift_implicit' or 'tamed_euler'."
         )
 
     def moved(self, first: int = 0, time: float | None = None) -> NonFiniteError:
