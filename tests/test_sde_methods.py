@@ -454,6 +454,26 @@ def test_the_theta_methods_stationary_variance():
         assert stationary_ratio("drift_implicit", kh, theta=0.5) == pytest.approx(1.0, rel=1e-10)
 
 
+def test_a_step_of_the_theta_method():
+    # x' = x + h [theta f(x') + (1 - theta) f(x)] + g W, with f = -x: linear.
+    sde, x = sk.OrnsteinUhlenbeck(1.0, 0.0, 0.5), torch.tensor([[2.0]], dtype=torch.float64)
+    for theta in (0.3, 0.7, 1.0):
+        run = {"t0": 0.0, "t1": 0.4, "solver": "drift_implicit", "steps": 1, "theta": theta}
+        out = sk.solve(sde, x, noise=lambda t, s, shape: torch.full(shape, 1.5, dtype=torch.float64), **run).x
+        exact = (2 - 0.4 * (1 - theta) * 2 + 0.5 * 1.5 * math.sqrt(0.4)) / (1 + 0.4 * theta)
+        assert float(out) == pytest.approx(exact, rel=1e-12)
+
+
+def test_what_is_stiff_is_not_magnified_in_skencarps_error():
+    # A state off the slow solution by 0.001: with k h = 1e4 its explicit stage is off by 10.
+    sde, x = StiffLinear(k=1e5, sigma=0.5), torch.tensor([[1.001]], dtype=torch.float64)
+    t, s = (torch.tensor(u, dtype=torch.float64) for u in (0.0, 0.1))
+    none = torch.zeros(1, 1, dtype=torch.float64)
+    pair = sk.solvers.get("skencarp").pair(ForwardSDE(sde), x, t, s, 0.1, Increment(none, none))
+    assert 1e-5 < float(pair.error.abs()) < 2e-4
+    assert float((pair.x - math.cos(0.1)).abs()) < 1e-3
+
+
 def test_steps_by_tolerance_on_a_stiff_drift():
     sde, x = StiffLinear(k=1000.0), torch.full((6, 1), 3.0, dtype=torch.float64)
     run = {"t0": 0.0, "t1": 1.0, "solver": "skencarp", "rtol": 1e-3, "atol": 1e-3, "seed": 0}
@@ -573,6 +593,20 @@ def test_an_implicit_step_is_differentiable(name):
     with torch.no_grad():
         plain = step(x, rate, sigma)
     assert torch.equal(step(x, rate, sigma), plain)
+
+
+def test_a_path_serves_solvers_that_differentiate_after_others():
+    # Others run in inference mode; what the path keeps for them must not be of that mode.
+    path = sk.noise.BrownianPath(0, (40, 1), 0.0, 1.0, dtype=torch.float64)
+    t = torch.zeros(40, dtype=torch.float64)
+    rows = torch.arange(40)
+    with torch.inference_mode():
+        for k in range(16):
+            path.increments(t + k / 16, t + k / 16 + 1e-6, rows)
+    fresh = sk.noise.BrownianPath(0, (40, 1), 0.0, 1.0, dtype=torch.float64)
+    for k in range(100):
+        a, b = t + k / 100, t + k / 100 + 1e-6
+        assert torch.equal(path.increments(a, b, rows).W, fresh.increments(a, b, rows).W)
 
 
 # Refusals ----------------------------------------------------------------------------------------------------------

@@ -178,11 +178,14 @@ class BrownianPath(NoiseSource):
             )
         return times.expand(self.shape[0])
 
+    @torch.inference_mode(False)
     def _opened_tables(self) -> Tables:
         if self._tables is None:
             self._tables = Tables(self._cuts, self._draws, self._flat, self._values)
         return self._tables
 
+    # What is kept for later queries must be of use outside inference mode too, as for solvers that differentiate.
+    @torch.inference_mode(False)
     def _between(self, start: Tensor, stop: Tensor, rows: Tensor) -> Increment:
         """The values over leaves start … stop - 1 of some samples, float64 (A, d).
 

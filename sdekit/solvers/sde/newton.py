@@ -39,18 +39,12 @@ class Root:
 
     Attributes:
         u: the solution, (B, *).
-        matrix: 1 - c J at the last iterate but one, (B, d, d) with d entries a sample.
         converged: whether each sample's iterations came to rest, bool (B,). One whose values became NaN or infinite
             counts as such: the loop finds it, and names the step.
     """
 
     u: Tensor
-    matrix: Tensor
     converged: Tensor
-
-    def solve(self, right: Tensor) -> Tensor:
-        """(1 - c J)^{-1} right, for a right side of the shape of u."""
-        return eliminate(self.matrix, _flat(right)[..., None]).reshape(right.shape).to(right.dtype)
 
 
 def find_root(
@@ -102,7 +96,7 @@ def find_root(
             break
     if torch.is_grad_enabled():
         u = _with_gradient(dynamics, u, base, c, s, matrix)
-    return Root(u, matrix, ~moving)
+    return Root(u, ~moving)
 
 
 def check_size(x: Tensor) -> None:
