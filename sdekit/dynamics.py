@@ -159,11 +159,14 @@ class ForwardSDE(Dynamics):
     def constant_diffusion(self) -> float | None:
         return self.sde.constant_diffusion
 
-    def read_by(self, calculus: tuple[Calculus, ...]) -> ForwardSDE:
-        """The same in a calculus of those given, its drift corrected where it has another; with the same counter."""
+    def read_by(self, calculus: tuple[Calculus, ...], falling: bool = False) -> ForwardSDE:
+        """The same in a calculus of those given, its drift corrected where it has another; with the same counter.
+
+        falling: whether it is for a solve with time running down.
+        """
         if self.noise == "additive" or self.calculus in calculus:
             return self
-        other = ForwardSDE(as_calculus(self.sde, calculus[0]))
+        other = ForwardSDE(as_calculus(self.sde, calculus[0], falling))
         other.counter = self.counter
         return other
 

@@ -183,14 +183,14 @@ def multilevel(
             f"refinement and max_levels must be 2 or more, got refinement={refinement}, max_levels={max_levels}."
         )
     seed = int(torch.randint(2**62, ())) if seed is None else check_seed("seed", seed)
-    dynamics, method = _method(as_dynamics(sde, x0, start), x0, start, solver, options)
+    dynamics, method = _method(as_dynamics(sde, x0, start), x0, (start, stop), solver, options)
     levels = _Levels(dynamics, method, x0, function, (start, stop), first_steps, refinement, seed)
     with progress_bar(progress, total=_FIRST_LEVELS * _FIRST_SAMPLES, name="multilevel", unit="path") as bar:
         return _estimate(levels, tolerance, confidence, max_levels, bar)
 
 
 def _method(
-    dynamics: Dynamics, x0: Tensor, t0: float, solver: str | StepSolver, options: dict[str, Any]
+    dynamics: Dynamics, x0: Tensor, span: tuple[float, float], solver: str | StepSolver, options: dict[str, Any]
 ) -> tuple[ForwardSDE, StepSolver]:
     """What the levels solve, and by what."""
     if not isinstance(dynamics, ForwardSDE):
@@ -201,7 +201,8 @@ def _method(
             f"solver {chosen.name!r} is no step solver for SDEs; take 'milstein', 'milstein_free', 'euler_maruyama', "
             "'sra1', 'sriw1' or another of them."
         )
-    reread = dynamics.read_by(chosen.calculus)
+    t0, t1 = span
+    reread = dynamics.read_by(chosen.calculus, falling=t0 > t1)
     chosen.check(reread)
     if isinstance(reread.sde, Reread) and reread is not dynamics:
         with torch.no_grad():

@@ -151,11 +151,11 @@ def solve(
     chosen = _compiled(chosen) if compiled else chosen
     x0 = check_state("x0", x0)
     moving = moving.rows(slice(0, x0.shape[0]), tuple(x0.shape))  # parameters that do not fit are told here
-    reread = moving.read_by(chosen.calculus) if isinstance(moving, ForwardSDE) and chosen.stochastic else moving
-    chosen.check(reread)
+    chosen.check(_reread(moving, chosen))
     _check_dense(chosen, dense)
     ends = _event(event, event_direction, event_tolerance, dense)
     times, kept = solve_times(moving, chosen, steps, grid, t0, t1, save_at)
+    reread = _reread(moving, chosen, falling=bool(times[0] > times[-1]))
     if reread is not moving and isinstance(reread.sde, Reread):
         with torch.no_grad():
             reread.sde.check(x0, times[0].to(x0.device))
@@ -275,6 +275,13 @@ def sample(
     if denoise is True and solution.status == "success":
         return _denoised(solution, model, chosen, chunk)
     return solution
+
+
+def _reread(dynamics: Dynamics, solver: Solver, falling: bool = False) -> Dynamics:
+    """An SDE in a calculus of the solver's."""
+    if not (isinstance(dynamics, ForwardSDE) and solver.stochastic):
+        return dynamics
+    return dynamics.read_by(solver.calculus, falling)
 
 
 def _first_time(t0: object, grid: object) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
@@ -131,6 +132,11 @@ SLOW = ("torchsde:", "drift_implicit", "skencarp")  # a millisecond a step, or s
 
 def is_slow(case: Case) -> bool:
     return case.name.startswith(SLOW)
+
+
+def label(value: object) -> str:
+    """A parameter as a test's name, without addresses: workers side by side must call a test the same."""
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value))
 
 
 def few_dimensions(test: Callable[..., None]) -> Callable[..., None]:

@@ -289,7 +289,7 @@ class Bar:
 
 
 def made_levels(sde, solver, ends=(0.0, 1.0), function=payoff, refinement=2, first_steps=2, x0=START):
-    dynamics, method = _method(sk.dynamics.as_dynamics(sde, x0), x0, ends[0], solver, {})
+    dynamics, method = _method(sk.dynamics.as_dynamics(sde, x0), x0, ends, solver, {})
     return _Levels(dynamics, method, x0, function, ends, first_steps, refinement, 0)
 
 

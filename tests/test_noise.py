@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from _helpers import label
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -428,7 +429,7 @@ def test_a_function_that_returns_another_shape_is_told(returned):
         ({"generator": "cpu"}, "generator"),
         ({"noise": 5}, "noise"),
     ],
-    ids=str,
+    ids=label,
 )
 def test_what_names_no_source_is_refused(given, said):
     with pytest.raises(ArgumentError, match=said):

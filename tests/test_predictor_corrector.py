@@ -21,9 +21,7 @@ from sdekit.solvers import DDIM, AnnealedLangevin, FixedStepSolver, Langevin, Pr
 
 CLOSE = {"rtol": 1e-11, "atol": 1e-11}  # rounding in float64
 FIXED_NAMES = [
-    n
-    for n in MODEL_NAMES
-    if isinstance(sk.solvers.get(n), FixedStepSolver) and sk.solvers.get(n).kind != "composition"
+    n for n in MODEL_NAMES if isinstance(sk.solvers.get(n), FixedStepSolver) and sk.solvers.get(n).kind != "composition"
 ]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from _helpers import CASES, FIXED, Case, gaussian_model, is_slow
+from _helpers import CASES, FIXED, Case, gaussian_model, is_slow, label
 from torch import Tensor
 
 import sdekit as sk
@@ -83,7 +83,7 @@ class Counting:
         ({"condition": {1: 2}}, ArgumentError, "condition must be a dict of the network's keyword arguments"),
         ({"condition": {"y": 2}}, ArgumentError, "with condition 'y': .*it takes x, t"),
     ],
-    ids=lambda v: str(v) if isinstance(v, dict) else "",
+    ids=lambda v: label(v) if isinstance(v, dict) else "",
 )
 def test_sample_at_the_door(kwargs, error, said):
     network = Counting()

@@ -41,7 +41,9 @@ from sdekit.solvers import DDIM, EulerMaruyama, Observers, Problem, Solver, cata
 
 NAMES = sk.solvers.names()
 DETERMINISTIC = [c for c in FIXED if not c.solver.stochastic]
-ANY_SDE = [n for n in NAMES if sk.solvers.get(n).strong_order and not sk.solvers.get(n).needs]
+ANY_SDE = [
+    n for n in NAMES if sk.solvers.get(n).strong_order and not (sk.solvers.get(n).needs or sk.solvers.get(n).adaptive)
+]
 ADAPTIVE = [c for c in CASES if c.solver.adaptive]
 
 
@@ -484,12 +486,13 @@ def test_with_an_exact_score_the_end_has_the_datas_variance(case):
     model = gaussian_model(sde, 0.5, 0.3)
     steps = 60 if is_slow(case) else 300
     grid = {"rtol": 1e-4, "atol": 1e-4} if case.solver.adaptive else {"grid": "karras"}
-    x = sk.sample(
-        model, (2000, 1), case.name, seed=2, dtype=torch.float64, **case.steps(steps), **case.options, **grid
-    ).x
-    # 4 standard errors of 2000 samples, and 6 % of the deviation for the bias of the step and of the prior.
-    assert abs(float(x.mean()) - 0.5) < 0.3 * (4 / math.sqrt(2000) + 0.06)
-    assert abs(float(x.std()) / 0.3 - 1) < 4 / math.sqrt(4000) + 0.06
+    n = 2000
+    if case.solver.adaptive and case.solver.stochastic:  # steps of a tolerance that noise can meet, on few samples
+        grid, n = {"rtol": 1e-2, "atol": 1e-2}, 400
+    x = sk.sample(model, (n, 1), case.name, seed=2, dtype=torch.float64, **case.steps(steps), **case.options, **grid).x
+    # 4 standard errors of n samples, and 6 % of the deviation for the bias of the step and of the prior.
+    assert abs(float(x.mean()) - 0.5) < 0.3 * (4 / math.sqrt(n) + 0.06)
+    assert abs(float(x.std()) / 0.3 - 1) < 4 / math.sqrt(2 * n) + 0.06
 
 
 # NFE ---------------------------------------------------------------------------------------------------------------

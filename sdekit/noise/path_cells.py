@@ -44,8 +44,9 @@ class Cuts:
         self.halvings = max(1, _LEAVES - math.ceil(math.log2(wide)))
         self.per_root = math.prod(self.radices) << self.halvings
         self.leaves = self.roots * self.per_root
-        lengths = torch.tensor([(t1 - t0) / self.roots], dtype=torch.float64) if self.edges is None else cells.diff()  # type: ignore[union-attr]
-        self.root_lengths: Tensor = lengths
+        one = torch.tensor([(t1 - t0) / self.roots], dtype=torch.float64, device="cpu")
+        lengths: Tensor = one if self.edges is None else self.edges.diff()
+        self.root_lengths = lengths
         self.quantum = float(lengths.max()) / self.per_root
 
     def width(self, level: int) -> int:

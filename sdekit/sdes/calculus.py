@@ -93,12 +93,16 @@ def correction(sde: AbstractSDE, x: Tensor, t: Tensor) -> Tensor:
 
 @final
 class Reread(AbstractSDE):
-    """The SDE with the same solutions, written in the other calculus; its drift is corrected at each evaluation."""
+    """The SDE with the same solutions, written in the other calculus; its drift is corrected at each evaluation.
 
-    def __init__(self, sde: AbstractSDE, calculus: Calculus) -> None:
+    falling: for a solve with time running down. There dX = f dt + g dW reads, in the time u that has passed,
+    dX = -f du + g dB, and what corrects -f has the other sign for f.
+    """
+
+    def __init__(self, sde: AbstractSDE, calculus: Calculus, falling: bool = False) -> None:
         self.original = sde
-        self.noise, self.noise_dim, self.calculus = sde.noise, sde.noise_dim, calculus
-        self._sign = 1.0 if calculus == "ito" else -1.0
+        self.noise, self.noise_dim, self.calculus, self.falling = sde.noise, sde.noise_dim, calculus, falling
+        self._sign = 1.0 if (calculus == "ito") != falling else -1.0
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
         return self.original.drift(x, t) + self._sign * correction(self.original, x, t)
@@ -107,7 +111,7 @@ class Reread(AbstractSDE):
         return self.original.diffusion(x, t)
 
     def rows(self, which: slice | Tensor, shape: tuple[int, ...]) -> AbstractSDE:
-        return Reread(self.original.rows(which, shape), self.calculus)
+        return Reread(self.original.rows(which, shape), self.calculus, self.falling)
 
     def check(self, x: Tensor, t: Tensor) -> None:
         """Raise UnsupportedError if the diffusion cannot be differentiated, or changes with x unseen by autograd.
@@ -130,27 +134,32 @@ class Reread(AbstractSDE):
             )
 
     def to_dict(self) -> dict[str, Any]:
-        return {"type": "Reread", "calculus": self.calculus, "sde": self.original.to_dict()}
+        values = {"type": "Reread", "calculus": self.calculus, "sde": self.original.to_dict()}
+        return {**values, "falling": True} if self.falling else values
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Reread):
             return NotImplemented
-        return self.calculus == other.calculus and self.original == other.original
+        mine, theirs = (self.calculus, self.falling), (other.calculus, other.falling)
+        return mine == theirs and self.original == other.original
 
     def __hash__(self) -> int:
         return hash((self.calculus, self.original))
 
     def __repr__(self) -> str:
-        return f"{self.original!r} in the {self.calculus} sense"
+        return f"{self.original!r} in the {self.calculus} sense{', time falling' if self.falling else ''}"
 
 
-def as_calculus(sde: AbstractSDE, calculus: Calculus) -> AbstractSDE:
-    """The SDE with the same solutions whose `calculus` is this one; itself where it is already."""
+def as_calculus(sde: AbstractSDE, calculus: Calculus, falling: bool = False) -> AbstractSDE:
+    """The SDE with the same solutions whose `calculus` is this one; itself where it is already.
+
+    falling: whether it is for a solve with time running down.
+    """
     if sde.calculus == calculus:
         return sde
-    if isinstance(sde, Reread):
+    if isinstance(sde, Reread) and sde.falling == falling:
         return sde.original
-    return Reread(sde, calculus)
+    return Reread(sde, calculus, falling)
 
 
 def as_ito(sde: AbstractSDE) -> AbstractSDE:

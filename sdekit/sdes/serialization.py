@@ -43,9 +43,10 @@ def from_dict(values: Mapping[str, Any]) -> AbstractSDE:
         raise ArgumentError(f"an SDE's dict needs a 'type', one of {', '.join(sorted(_TYPES))}; got {dict(values)!r}.")
     if kind == "Reread":
         calculus = parameters.get("calculus")
-        if set(parameters) != {"calculus", "sde"} or calculus not in get_args(Calculus):
-            raise ArgumentError(f"a Reread's dict holds 'sde' and 'calculus'; got {parameters!r}.")
-        return Reread(from_dict(parameters["sde"]), cast("Calculus", calculus))
+        falling = parameters.pop("falling", False)
+        if set(parameters) != {"calculus", "sde"} or calculus not in get_args(Calculus) or falling not in (False, True):
+            raise ArgumentError(f"a Reread's dict holds 'sde', 'calculus' and 'falling'; got {parameters!r}.")
+        return Reread(from_dict(parameters["sde"]), cast("Calculus", calculus), bool(falling))
     if not isinstance(kind, str) or kind not in _TYPES:
         raise UnknownNameError("SDE type", kind, _TYPES)
     try:
