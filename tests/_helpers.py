@@ -66,6 +66,10 @@ def gaussian_model(
 # The catalogue -----------------------------------------------------------------------------------------------------
 
 
+# Steps of a tolerance on an SDE are many: one that a few dozen meet.
+LOOSE = {"rtol": 0.1, "atol": 0.1}
+
+
 @dataclass(frozen=True)
 class Case:
     """One solver with its options; `independent` adds what makes a sample's result independent of its batch."""
@@ -81,6 +85,12 @@ class Case:
     def independent(self) -> dict[str, Any]:
         allowed = {f.name for f in fields(self.solver)} if is_dataclass(self.solver) else set()
         return {**self.options, **({"per_sample": True} if "per_sample" in allowed else {})}
+
+    def tolerances(self, tolerance: float) -> dict[str, float]:
+        """rtol and atol, for a solver that takes them; loose ones on an SDE, where steps are many."""
+        if not self.solver.adaptive:
+            return {}
+        return dict(LOOSE) if self.solver.stochastic else {"rtol": tolerance, "atol": tolerance}
 
     def steps(self, n: int) -> dict[str, Any]:
         """steps=n, for a solver that takes it."""
@@ -124,7 +134,12 @@ VARIANTS = (
 )
 # The names that serve a score model: all but those made for one equation.
 MODEL_NAMES = [name for name in sk.solvers.names() if sk.solvers.get(name).serves_models]
-CASES = (*(Case(name) for name in MODEL_NAMES), *VARIANTS)
+def default_case(name: str) -> Case:
+    solver = sk.solvers.get(name)
+    return Case(name, dict(LOOSE) if solver.adaptive and solver.stochastic else {})
+
+
+CASES = (*(default_case(name) for name in MODEL_NAMES), *VARIANTS)
 FIXED = tuple(case for case in CASES if isinstance(case.solver, FixedStepSolver))
 STOCHASTIC = tuple(case for case in FIXED if case.solver.stochastic)
 SLOW = ("torchsde:", "drift_implicit", "skencarp")  # a millisecond a step, or several: fewer of everything

@@ -37,7 +37,7 @@ def model(shape: tuple[int, ...] | None = None) -> sk.ScoreModel:
 
 
 def run(case: Case, n_or_shape: Any, *, steps: int = 6, shape: tuple[int, ...] = (3,), **kwargs: Any) -> Tensor:
-    loose = {"rtol": 1e-3, "atol": 1e-3} if case.solver.adaptive else {}
+    loose = case.tolerances(1e-3)
     return case.sample(model(shape), n_or_shape, 3 if is_slow(case) else steps, **{**loose, **kwargs}).x
 
 
@@ -190,7 +190,7 @@ def test_half_precision_states_keep_their_dtype_and_a_full_precision_time(case):
         return x * SDE.sigma(t.double()).to(x.dtype)[:, None]
 
     half = sk.ScoreModel(network, SDE, shape=(16,))
-    loose = {"rtol": 1e-1, "atol": 1e-1} if case.solver.adaptive else {"grid": "log_snr"}
+    loose = case.tolerances(1e-1) or {"grid": "log_snr"}
     # So many steps that none is unstable: with a dozen, inner steps and correctors in eps magnify any rounding.
     out = case.sample(half, 4, 3 if is_slow(case) else 25, seed=3, dtype=torch.bfloat16, **loose)
     assert out.x.dtype == torch.bfloat16

@@ -243,7 +243,7 @@ def test_the_networks_own_exceptions_pass_through(case):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_a_network_that_returns_its_own_input(case, prediction, dtype):
     # A solver that works in place must not write into what it reads.
-    run = {"seed": 0, "dtype": dtype, "t_end": 0.1, **({"rtol": 1e-2, "atol": 1e-2} if case.solver.adaptive else {})}
+    run = {"seed": 0, "dtype": dtype, "t_end": 0.1, **case.tolerances(1e-2)}
     ends = [
         case.sample(sk.ScoreModel(network, EDMSDE(t_max=3.0), prediction), (3, 16), 4, **run).x
         for network in (lambda x, t: x, lambda x, t: x.clone())
@@ -255,7 +255,7 @@ def test_a_network_that_returns_its_own_input(case, prediction, dtype):
 @pytest.mark.parametrize("size", [16, 2048])
 def test_a_network_that_returns_a_view_of_its_input(case, size):
     # Not at the input's own address: the last sample, for all of them. Wrong if it is written into before it is read.
-    run = {"seed": 0, "t_end": 0.1, **({"rtol": 1e-2, "atol": 1e-2} if case.solver.adaptive else {})}
+    run = {"seed": 0, "t_end": 0.1, **case.tolerances(1e-2)}
     if size > 16 and case.solver.adaptive:
         pytest.skip("an adaptive solver's memory is its own at any size")
     if size > 16 and hasattr(case.solver, "max_iterations"):
@@ -281,7 +281,7 @@ def test_a_network_that_returns_the_same_buffer_each_time(case, prediction, dtyp
         buffer = buffers.setdefault(x.shape, torch.empty_like(x))
         return buffer.copy_(answer(x, t))
 
-    run = {"seed": 0, "dtype": dtype, "t_end": 0.1, **({"rtol": 1e-2, "atol": 1e-2} if case.solver.adaptive else {})}
+    run = {"seed": 0, "dtype": dtype, "t_end": 0.1, **case.tolerances(1e-2)}
     ends = [
         case.sample(sk.ScoreModel(network, EDMSDE(t_max=3.0), prediction), (3, 16), 4, **run).x
         for network in (buffered, answer)

@@ -189,7 +189,7 @@ class GivenPath(_KnownPath):
     def part(self, start: int, stop: int, total: int) -> GivenPath:
         if self._steps.W.shape[1] != total:
             raise ArgumentError(f"the given path has {self._steps.W.shape[1]} samples for a batch of {total}.")
-        return self.rows(torch.arange(start, stop))
+        return self.rows(torch.arange(start, stop, device="cpu"))
 
     def rows(self, index: Tensor) -> GivenPath:
         """The path of some samples, int64 (A,)."""
@@ -257,7 +257,7 @@ class FunctionPath(_KnownPath):
         """Nothing is known before the function is called."""
 
     def part(self, start: int, stop: int, total: int) -> FunctionPath:
-        other = self.rows(torch.arange(start, stop))
+        other = self.rows(torch.arange(start, stop, device="cpu"))
         if self._samples is None:
             other._batch = total
         return other
@@ -318,7 +318,7 @@ def _check_times(times: object) -> list[float]:
     if listed is None or len(listed) < 2:
         raise ArgumentError(f"times must be a list of two or more numbers, got {times!r}.")
     checked = [check_number(f"times[{i}]", time) for i, time in enumerate(listed)]
-    steps = torch.tensor(checked, dtype=torch.float64).diff()
+    steps = torch.tensor(checked, dtype=torch.float64, device="cpu").diff()
     if not (bool((steps > 0).all()) or bool((steps < 0).all())):
         raise ArgumentError(f"times must rise or fall from each to the next, without repeats, got {times!r}.")
     return checked

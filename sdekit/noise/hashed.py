@@ -46,14 +46,16 @@ def _mix_(x: Tensor) -> Tensor:
 def sample_keys(names: Iterable[str]) -> Tensor:
     """A 64-bit key for each name: int64 (B,)."""
     digests = (hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names)
-    return torch.tensor([int.from_bytes(digest, "little", signed=True) for digest in digests], dtype=torch.int64)
+    return torch.tensor(
+        [int.from_bytes(digest, "little", signed=True) for digest in digests], dtype=torch.int64, device="cpu"
+    )
 
 
 class Elements:
     """The places of the d elements of a sample, mixed once."""
 
     def __init__(self, d: int) -> None:
-        self._places = _mix_(torch.arange(1, d + 1, dtype=torch.int64) * _GOLDEN)
+        self._places = _mix_(torch.arange(1, d + 1, dtype=torch.int64, device="cpu") * _GOLDEN)
 
     def hashes(self, keys: Tensor, level: int, cells: Tensor) -> Tensor:
         """int64 (A, d), of keys (A,), a level and cells (A,)."""

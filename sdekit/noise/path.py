@@ -106,7 +106,7 @@ class BrownianPath(NoiseSource):
         self.shape = (len(samples), *self.shape[1:])
         self._draws = Draws(self._seed, samples)
         self._flat = (len(samples), math.prod(self.shape[1:]))
-        self._all = torch.arange(len(samples))
+        self._all = torch.arange(len(samples), device="cpu")
         self._keys = sample_keys(self._draws.names())
         self._elements = Elements(self._flat[1])
         self._tables: Tables | None = None
@@ -236,7 +236,7 @@ class BrownianPath(NoiseSource):
 
     def _join_unequal(self, width: int, children: Increment, base: Tensor, first: Tensor, last: Tensor) -> Increment:
         total = Increment(*[torch.zeros_like(value[:, 0]) for value in children.values()])
-        length = torch.zeros(len(base), 1, dtype=torch.float64)
+        length = torch.zeros(len(base), 1, dtype=torch.float64, device="cpu")
         for i in range(children.W.shape[1]):
             cell = base + i
             inside = ((cell >= first) & (cell < last)).double()[:, None]
@@ -263,7 +263,7 @@ class BrownianPath(NoiseSource):
         rows = rows[some]
         cell = own // width
         children = tables.fetch(k, cell // table.children, rows)
-        at = torch.arange(len(some))
+        at = torch.arange(len(some), device="cpu")
         value = Increment(*[v[at, cell % table.children] for v in children])
         leaf = self._cuts.leaf_length(own // self._cuts.per_root)[:, None]
         keys, ends = self._keys[rows], torch.where(left, 0, 1)
@@ -313,7 +313,7 @@ class BrownianPath(NoiseSource):
                 f"({self.quantum:.3g}) or more; got {times.tolist()[:8]}{' …' if len(times) > 8 else ''}."
             )
         level = self._level_of(leaves)
-        if level == 0 and torch.equal(leaves, torch.arange(self._cuts.roots + 1) * self._cuts.per_root):
+        if level == 0 and torch.equal(leaves, torch.arange(self._cuts.roots + 1, device="cpu") * self._cuts.per_root):
             return self._root_stream(times, areas, dtype, device, last_noise)
         return _GridStream(self, times, leaves, level, areas, dtype, device, last_noise)
 
@@ -424,9 +424,11 @@ class _Sides:
 
     def __init__(self, count: int, d: int, values: int) -> None:
         self._count = count
-        self._values = Increment(*[torch.zeros(2 * count, d, dtype=torch.float64) for _ in range(values)])
-        self._length = torch.zeros(2 * count, 1, dtype=torch.float64)
-        self._order = torch.ones(2 * count, 1, dtype=torch.float64)  # left pieces come before what is there
+        self._values = Increment(*[torch.zeros(2 * count, d, dtype=torch.float64, device="cpu") for _ in range(values)])
+        self._length = torch.zeros(2 * count, 1, dtype=torch.float64, device="cpu")
+        self._order = torch.ones(
+            2 * count, 1, dtype=torch.float64, device="cpu"
+        )  # left pieces come before what is there
         self._order[:count] = -1.0
 
     def add(self, piece: Increment, length: Tensor, some: Tensor) -> None:
@@ -549,7 +551,8 @@ class _GridStream(BrownianStream):
         """Steps of several cells each."""
         edges = self._edges[start : stop + 1]
         buffers = [
-            torch.empty(edges[-1] - edges[0], *self._path._flat, dtype=self._wide) for _ in range(self._areas + 1)
+            torch.empty(edges[-1] - edges[0], *self._path._flat, dtype=self._wide, device="cpu")
+            for _ in range(self._areas + 1)
         ]
         at = edges[0]
         while at < edges[-1]:
@@ -630,7 +633,9 @@ def _check_cells(cells: object, t0: float, t1: float) -> int | Tensor | None:
     listed = as_list(cells)
     if listed is None or len(listed) < 2:
         raise ArgumentError(f"cells must be a number of equal cells, or their edges from t0 to t1, got {cells!r}.")
-    edges = torch.tensor([check_number(f"cells[{i}]", time) for i, time in enumerate(listed)], dtype=torch.float64)
+    edges = torch.tensor(
+        [check_number(f"cells[{i}]", time) for i, time in enumerate(listed)], dtype=torch.float64, device="cpu"
+    )
     if not bool((edges.diff() > 0).all()):
         raise ArgumentError("cells (the edges of root cells) must rise from each time to the next, without repeats.")
     if (listed[0], listed[-1]) != (t0, t1):

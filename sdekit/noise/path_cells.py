@@ -23,7 +23,7 @@ _TEN = 10
 _LEAVES = 41  # log2 of the number of leaves: their indices stay exact in float64, times in units of the last place too
 _TABLE_BYTES = 64 << 20
 _MADE_AT_ONCE = 4 << 20  # bytes
-_NO_TIME = torch.zeros(1, dtype=torch.float64)
+_NO_TIME = torch.zeros(1, dtype=torch.float64, device="cpu")
 _NAMES = "WHK"
 
 
@@ -116,7 +116,7 @@ class Draws:
         self.source = KeyedNoise(seed, low)
         self._width = high - low + 1
         if self.samples != list(range(low, high + 1)):
-            self._index = torch.tensor(self.samples) - low
+            self._index = torch.tensor(self.samples, device="cpu") - low
 
     def names(self) -> list[str]:
         """A name for each sample that says what its numbers hang on."""
@@ -197,7 +197,7 @@ class CellStream:
         self._above = CellStream(cuts, draws, shape, level - 1, dtype, full, full, parents) if level else None
         self._splitting = Splitting(radix, third=full == 3) if level else None
         self._streams = [draws.cells(shape, level, which, dtype) for which in range(values)]
-        self._buffers = [torch.empty(self.size, *shape, dtype=dtype) for _ in range(values)]
+        self._buffers = [torch.empty(self.size, *shape, dtype=dtype, device="cpu") for _ in range(values)]
         self._at = -1
 
     def forget(self) -> None:
@@ -243,7 +243,9 @@ class _Table:
     ) -> None:
         self.parents, self.children, self.width, self.capacity = parents, children, width, capacity
         # Pages that were never written take no memory.
-        self.values = [torch.empty(capacity, children, *shape, dtype=torch.float64) for _ in range(values)]
+        self.values = [
+            torch.empty(capacity, children, *shape, dtype=torch.float64, device="cpu") for _ in range(values)
+        ]
         self.bytes = children * math.prod(shape) * 8 * values  # of the children of one parent
         self._slot_of: dict[int, int] = {}
 
@@ -303,9 +305,12 @@ class Tables:
         distinct, where = torch.unique(parents, return_inverse=True)
         names = distinct.tolist()
         if len(names) <= table.capacity:
-            slots = torch.tensor(self._ensure(k, names))[where]
+            slots = torch.tensor(self._ensure(k, names), device="cpu")[where]
             return [value[slots, :, rows] for value in table.values]
-        results = [torch.empty(len(rows), table.children, self._shape[1], dtype=torch.float64) for _ in table.values]
+        results = [
+            torch.empty(len(rows), table.children, self._shape[1], dtype=torch.float64, device="cpu")
+            for _ in table.values
+        ]
         for start in range(0, len(names), table.capacity):
             some = ((where >= start) & (where < start + table.capacity)).nonzero()[:, 0]
             for result, value in zip(results, self.fetch(k, parents[some], rows[some]), strict=True):
@@ -332,7 +337,10 @@ class Tables:
 
     def _drawn(self, level: int, starts: list[int], count: int) -> list[Tensor]:
         """Normals of cells start … start + count - 1 of a wide level, for each start: [(P, count, B, d)]."""
-        drawn = [torch.empty(len(starts), count, *self._shape, dtype=torch.float64) for _ in range(self._values)]
+        drawn = [
+            torch.empty(len(starts), count, *self._shape, dtype=torch.float64, device="cpu")
+            for _ in range(self._values)
+        ]
         for which, normals in enumerate(drawn):
             if (level, which) not in self._streams:
                 self._streams[level, which] = self._draws.cells(self._shape, level, which, torch.float32)
@@ -382,7 +390,7 @@ class Tables:
         if lengths is None and stop * below.width <= self._cuts.leaves:
             return join_equal(Increment(*children), 0)
         # Cells of unequal lengths, or the last of all, which may be shorter than the others.
-        ends = torch.arange(start, stop + 1).mul_(below.width).clamp_(max=self._cuts.leaves)
+        ends = torch.arange(start, stop + 1, device="cpu").mul_(below.width).clamp_(max=self._cuts.leaves)
         spans = self._cuts.span(ends[:-1], ends[1:])
         total, length = Increment(*[value[0] for value in children]), spans[0]
         for i in range(1, stop - start):
@@ -394,5 +402,5 @@ class Tables:
         """Of cells at level k, where they are not all the same."""
         if self._cuts.edges is None:
             return None
-        ends = torch.arange(start, stop + 1).mul_(self.tables[k].width).clamp_(max=self._cuts.leaves)
+        ends = torch.arange(start, stop + 1, device="cpu").mul_(self.tables[k].width).clamp_(max=self._cuts.leaves)
         return self._cuts.span(ends[:-1], ends[1:])

@@ -203,7 +203,7 @@ def join_range(children: Increment, start: Tensor, stop: Tensor) -> Increment:
     """Children start … stop - 1 (int64 (A,), start < stop) of equal ones (A, n, d), as one interval: (A, d)."""
     n = children.W.shape[1]
     m = (stop - start).double()[:, None]
-    i = torch.arange(n)
+    i = torch.arange(n, device="cpu")
     inside = ((i >= start[:, None]) & (i < stop[:, None])).double()
     w = _total((children.W * inside[:, :, None]).unbind(1))
     if children.H is None:

@@ -45,8 +45,8 @@ class Adaptive(AdaptiveSolver):
 
     Args:
         method: the embedded method.
-        rtol: relative tolerance of a step.
-        atol: absolute tolerance of a step.
+        rtol: relative tolerance of a step; 1e-2 for an SDE and 1e-3 for an ODE unless given.
+        atol: absolute tolerance of a step; 1e-2 for an SDE and 1e-6 for an ODE unless given.
         h_init: the length of the first step; from the size of the first drift and diffusion unless given.
         h_min: the least step; a sample that would need a shorter one ends with the status "min_step".
         max_nfe: the drift evaluations allowed to each sample, never exceeded; one that would need more ends with status
@@ -58,8 +58,8 @@ class Adaptive(AdaptiveSolver):
     """
 
     method: EmbeddedSolver
-    rtol: float = 1e-3
-    atol: float = 1e-6
+    rtol: float | None = None
+    atol: float | None = None
     h_init: float | None = None
     h_min: float = 0.0
     max_nfe: int | None = None
@@ -72,11 +72,12 @@ class Adaptive(AdaptiveSolver):
     def __post_init__(self) -> None:
         if not isinstance(self.method, EmbeddedSolver):
             raise ArgumentError(f"method must be a solver with an embedded error, got {self.method!r}.")
-        if self.rtol == 0:
-            check_positive("atol, where rtol is 0,", self.atol)
-        for name in ("rtol", "atol", "h_min"):
-            if not check_number(name, getattr(self, name)) >= 0:
-                raise ArgumentError(f"{name} must be 0 or more, got {getattr(self, name)!r}.")
+        rtol, atol = self.tolerances
+        if rtol == 0:
+            check_positive("atol, where rtol is 0,", atol)
+        for name, value in (("rtol", rtol), ("atol", atol), ("h_min", self.h_min)):
+            if not check_number(name, value) >= 0:
+                raise ArgumentError(f"{name} must be 0 or more, got {value!r}.")
         if self.h_init is not None:
             check_positive("h_init", self.h_init)
         if self.max_nfe is not None:
@@ -85,6 +86,12 @@ class Adaptive(AdaptiveSolver):
         for name in ("proportional", "integral"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name))
+
+    @property
+    def tolerances(self) -> tuple[float, float]:
+        """rtol and atol, as they are given or by the kind of the method."""
+        rtol, atol = (1e-2, 1e-2) if self.stochastic else (1e-3, 1e-6)
+        return rtol if self.rtol is None else self.rtol, atol if self.atol is None else self.atol
 
     @property
     def name(self) -> str:
@@ -212,8 +219,7 @@ class Adaptive(AdaptiveSolver):
     def _controller(self, dynamics: Dynamics, first: float | Tensor) -> Controller:
         p, i = _SDE_GAINS if dynamics.stochastic else (0.0, 1.0)
         return Controller(
-            self.rtol,
-            self.atol,
+            *self.tolerances,
             self.method.error_order,
             first,
             smallest=self.h_min,
@@ -286,7 +292,8 @@ class _EmbeddedStepper(PairStepper):
         """
         if not self._dynamics.stochastic:
             return self._first_ode_steps(x, f, times, control)
-        scale = control.atol + control.rtol * x.abs()
+        rtol, atol = control.tolerances
+        scale = atol + rtol * x.abs()
         size = 0.01 * per_sample_rms(x / scale).double().clamp(min=1.0)
         by_drift = size / per_sample_rms(f / scale).double().clamp(min=1e-300)
         span = float((times[-1] - times[0]).abs())
@@ -299,7 +306,8 @@ class _EmbeddedStepper(PairStepper):
         It costs one evaluation more, if so many are allowed; else a hundredth of |x|/|f|.
         """
         span, direction = float((times[-1] - times[0]).abs()), float(torch.sign(times[-1] - times[0]))
-        scale = (control.atol + control.rtol * x.abs()).clamp(min=torch.finfo(x.dtype).tiny)
+        rtol, atol = control.tolerances
+        scale = (atol + rtol * x.abs()).clamp(min=torch.finfo(x.dtype).tiny)
         d0, d1 = (per_sample_rms(v / scale).double().cpu() for v in (x, f))
         h = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6 * span, 0.01 * d0 / d1)
         h = h.nan_to_num(1e-6 * span).clamp(1e-12 * span, span)

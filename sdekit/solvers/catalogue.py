@@ -137,8 +137,8 @@ def _options_of(make: Callable[..., Any]) -> set[str]:
 
 def _adaptive(
     method: EmbeddedSolver,
-    rtol: float = 1e-3,
-    atol: float = 1e-6,
+    rtol: float | None = None,
+    atol: float | None = None,
     h_init: float | None = None,
     h_min: float = 0.0,
     max_nfe: int | None = None,
