@@ -252,7 +252,7 @@ def test_adaptive_solvers_are_finite_on_every_sde(case, sde):
             with pytest.raises(ArgumentError, match="would evaluate the score at t = 0"):
                 case.sample(model, (2, 3), 0, seed=0, t_end=end)
             continue
-        out = case.sample(model, (2, 3), 0, seed=0, t_end=end, rtol=1e-3, atol=1e-3)
+        out = case.sample(model, (2, 3), 0, seed=0, t_end=end, **case.tolerances(1e-3))
         assert out.status == "success"
         assert out.t == (sde.t_min if end is None else 0.0)
         assert bool(torch.isfinite(out.x).all())
@@ -489,7 +489,8 @@ def test_with_an_exact_score_the_end_has_the_datas_variance(case):
     n = 2000
     if case.solver.adaptive and case.solver.stochastic:  # steps of a tolerance that noise can meet, on few samples
         grid, n = {"rtol": 1e-2, "atol": 1e-2}, 400
-    x = sk.sample(model, (n, 1), case.name, seed=2, dtype=torch.float64, **case.steps(steps), **case.options, **grid).x
+    how = {**case.options, **case.steps(steps), **grid}
+    x = sk.sample(model, (n, 1), case.name, seed=2, dtype=torch.float64, **how).x
     # 4 standard errors of n samples, and 6 % of the deviation for the bias of the step and of the prior.
     assert abs(float(x.mean()) - 0.5) < 0.3 * (4 / math.sqrt(n) + 0.06)
     assert abs(float(x.std()) / 0.3 - 1) < 4 / math.sqrt(2 * n) + 0.06
