@@ -134,6 +134,8 @@ VARIANTS = (
 )
 # The names that serve a score model: all but those made for one equation.
 MODEL_NAMES = [name for name in sk.solvers.names() if sk.solvers.get(name).serves_models]
+
+
 def default_case(name: str) -> Case:
     solver = sk.solvers.get(name)
     return Case(name, dict(LOOSE) if solver.adaptive and solver.stochastic else {})

@@ -198,7 +198,9 @@ def test_half_precision_states_keep_their_dtype_and_a_full_precision_time(case):
     full = case.sample(sk.ScoreModel(network, SDE, shape=(16,)), 4, 3 if is_slow(case) else 25, seed=3, **loose).x
     # bfloat16 has 8 bits: a few steps of it are good to a few per cent of the state's scale; those of many stages,
     # whose coefficients of both signs go up to 13 and 43, to a little more.
-    bound = 0.2 if (case.solver.order or 0) >= 5 else 0.1
+    # The same for sosra's, up to 17, and for the many steps of an adaptive solve.
+    many = case.name == "sosra" or (case.solver.adaptive and case.solver.stochastic)
+    bound = 0.2 if many or (case.solver.order or 0) >= 5 else 0.1
     apart = (out.x.float() - full).abs()
     # A normal near a quantile may round to its other side, and be another of few values: of few of 1600 draws.
     worst = apart.quantile(0.95) if case.name == "dri1" else apart.max()
@@ -609,7 +611,8 @@ def test_a_network_that_differentiates_inside_itself():
     for network in (energy_network, bare_network):
         energy = sk.ScoreModel(network, SDE, "score", shape=(16,), needs_autograd=True)
         assert network.__name__ in repr(energy)
-        for case in CASES:
+        # One that detaches its state has no derivative of its own, which implicit methods need.
+        for case in (c for c in CASES if not c.solver.differentiates):
             a, b = (case.sample(m, 2, 3, seed=0, denoise=True).x for m in (energy, plain))
             assert torch.equal(a, b), case
             assert not a.requires_grad, case
