@@ -854,3 +854,20 @@ def test_a_converted_sde_is_the_same_with_time_running_down(name, calculus):
         error = abs(float(out.x.mean()) - exact) / exact
         assert error < 4 * math.sqrt(math.expm1(sigma**2) / n) + 0.01
     assert ("converted" in out.stats) == (calculus not in sk.solvers.get(name).calculus)
+
+
+def test_a_drift_and_a_diffusion_may_be_views_of_the_state():
+    start = torch.tensor([[1.0, 2.0, 3.0], [0.5, -1.0, 4.0]], dtype=torch.float64)
+    run = {"t0": 0.0, "t1": 1.0, "solver": "euler_maruyama", "steps": 5, "seed": 0}
+    turned = torch.tensor([2, 0, 1])
+    views = (
+        (lambda x, t: x, lambda x, t: x),
+        (lambda x, t: x[:, :1].expand(x.shape), lambda x, t: x[:, 1:2]),
+        (lambda x, t: x[:, 2:].expand(x.shape), lambda x, t: x),
+    )
+    for f, g in views:
+        viewed = sk.solve(sk.SDE(f, g), start, **run).x
+        copied = sk.solve(sk.SDE(lambda x, t, f=f: f(x, t).clone(), lambda x, t, g=g: g(x, t).clone()), start, **run).x
+        assert torch.equal(viewed, copied)
+    rolled = sk.solve(sk.SDE(lambda x, t: x[:, turned], 0.1, noise="additive"), start, **run).x
+    assert bool(torch.isfinite(rolled).all())

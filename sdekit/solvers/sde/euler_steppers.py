@@ -12,7 +12,7 @@ from sdekit.sdes.base import Affine
 from sdekit.solvers.base import Problem, Stepper
 from sdekit.solvers.solution import SolveState
 from sdekit.solvers.step import apply_diffusion
-from sdekit.solvers.table_columns import scalar_column, scalars
+from sdekit.solvers.table_columns import scalar_column, scalars, storage
 
 __all__ = ["AffineEulerStepper", "EulerStepper"]
 
@@ -65,10 +65,12 @@ class EulerStepper(_InPlace):
         self._constant = dynamics.constant_diffusion
 
     def advance(self, start: int, stop: int) -> None:
-        x, dynamics, constant = self._x, self._dynamics, self._constant
+        x, dynamics, constant, place = self._x, self._dynamics, self._constant, storage(self._x)
         clock = self._clock[start:stop].unbind(0)
         for t, h, w in zip(clock, self._steps[start:stop], self._stream.each(stop - start), strict=True):
             f = dynamics.drift(x, t)
+            if storage(f) == place and f is not x:
+                f = f.clone()  # a view of x, which is about to move
             if constant is not None:
                 x.add_(f, alpha=h).add_(w, alpha=constant)
                 continue
@@ -76,10 +78,10 @@ class EulerStepper(_InPlace):
             if self._matrix:
                 noise = apply_diffusion(dynamics, g, w, x)
                 x.add_(f, alpha=h).add_(noise)
-            elif g.requires_grad or g.data_ptr() == x.data_ptr():
-                x.add_(f, alpha=h).add_(g * w)
-            else:
-                x.add_(f, alpha=h).addcmul_(g, w)
+                continue
+            if storage(g) == place:
+                g = g.clone()
+            x.add_(f, alpha=h).addcmul_(g, w)
 
 
 @final
