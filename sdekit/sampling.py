@@ -111,8 +111,8 @@ def solve(
         event_direction: "up" for crossings from below zero, "down" from above, "any" for both. A sample that starts at
             zero has crossed nothing yet.
         event_tolerance: of the time of a crossing, as a part of the whole solve; it is located on the solve's own path.
-        compiled: run the steps as compiled code, 32 in one function: for small states of SDEs under step solvers. The
-            first such solve takes some 20 seconds longer. The numbers are the same to rounding.
+        compiled: run the steps as compiled code, 64 in one function: for small states of SDEs under step solvers. The
+            first such solve takes some 30 seconds longer. The numbers are the same to rounding.
         dense: give `Solution.dense`, the solution at any time of the solve, from the interpolation that belongs to an
             adaptive ODE method. SDE solvers have none: between steps the value is random, and lives on the path.
         gradient: None records no graph, whatever requires gradients, and says nothing about it. Otherwise the solution

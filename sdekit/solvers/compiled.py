@@ -1,6 +1,6 @@
 """Many steps of a step solver as one compiled function: for small states, where calling torch costs more than its work.
 
-Thirty-two steps are unrolled and compiled by `torch.compile` once, which takes some 20 seconds; the function is kept
+Sixty-four steps are unrolled and compiled by `torch.compile` once, which takes some 30 seconds; the function is kept
 for later solves of the same SDE, solver, shape and dtype. Results are those of the plain loop to rounding: compiled
 code fuses additions and multiplications.
 """
@@ -24,12 +24,13 @@ from sdekit.sdes import AbstractSDE, Calculus
 from sdekit.sdes.calculus import Reread
 from sdekit.solvers.base import Problem, Stepper
 from sdekit.solvers.fixed_step import FixedStepSolver
+from sdekit.solvers.sde.euler_steppers import InPlaceEuler
 from sdekit.solvers.solution import SolveState
 from sdekit.solvers.step import StepSolver, StepStepper
 
 __all__ = ["Compiled", "CompiledStepper"]
 
-BLOCK = 32
+BLOCK = 64
 _KEPT = 8
 _blocks: OrderedDict[Any, Callable[..., Tensor]] = OrderedDict()
 _ready: WeakSet[Callable[..., Tensor]] = WeakSet()  # those that have been compiled
@@ -37,10 +38,15 @@ _ready: WeakSet[Callable[..., Tensor]] = WeakSet()  # those that have been compi
 
 @final
 class CompiledStepper(Stepper):
-    """The steps of a step solver in compiled blocks of 32; what is left over, and single steps, by the plain loop."""
+    """The steps of a step solver in compiled blocks of 64; what is left over, and single steps, by the plain loop."""
 
     def __init__(self, solver: StepSolver, problem: Problem) -> None:
-        self._plain = StepStepper(solver, problem)
+        plain = solver.stepper(problem)
+        if not isinstance(plain, StepStepper | InPlaceEuler):
+            raise UnsupportedError(
+                f"compiled=True serves steps that need nothing but their state; solver {solver.name!r} keeps more."
+            )
+        self._plain = plain
         self.times = problem.times
         self._dynamics = problem.dynamics
         self._evaluations = solver.evaluations_per_step
@@ -154,9 +160,9 @@ def _unrolled(solver: StepSolver, dynamics: Dynamics) -> Callable[..., Tensor]:
 @final
 @dataclass(frozen=True, repr=False)
 class Compiled(FixedStepSolver):
-    """A step solver whose steps are compiled by torch, 32 in one function; for an SDE as it stands, on a grid.
+    """A step solver whose steps are compiled by torch, 64 in one function; for an SDE as it stands, on a grid.
 
-    The first solve takes some 20 seconds longer. Its numbers are those of `method` to rounding.
+    The first solve takes some 30 seconds longer. Its numbers are those of `method` to rounding.
     """
 
     method: StepSolver

@@ -14,10 +14,10 @@ from sdekit.solvers.solution import SolveState
 from sdekit.solvers.step import apply_diffusion
 from sdekit.solvers.table_columns import scalar_column, scalars, storage
 
-__all__ = ["AffineEulerStepper", "EulerStepper"]
+__all__ = ["AffineEulerStepper", "EulerStepper", "InPlaceEuler"]
 
 
-class _InPlace(Stepper):
+class InPlaceEuler(Stepper):
     """A state of its own, and W along the grid."""
 
     def __init__(self, problem: Problem) -> None:
@@ -38,6 +38,11 @@ class _InPlace(Stepper):
     def x(self) -> Tensor:
         return self._x
 
+    @property
+    def stream(self) -> BrownianStream:
+        """The noise of the steps."""
+        return self._stream
+
     def registers(self) -> dict[str, Tensor]:
         return {}
 
@@ -54,7 +59,7 @@ class _InPlace(Stepper):
 
 
 @final
-class EulerStepper(_InPlace):
+class EulerStepper(InPlaceEuler):
     """x += f h; x += g W, with f and g taken before x moves."""
 
     def __init__(self, problem: Problem) -> None:
@@ -85,7 +90,7 @@ class EulerStepper(_InPlace):
 
 
 @final
-class AffineEulerStepper(_InPlace):
+class AffineEulerStepper(InPlaceEuler):
     """x <- (1 + a h) x + b h + g W, the coefficients known beforehand."""
 
     def __init__(self, problem: Problem, affine: Affine) -> None:
