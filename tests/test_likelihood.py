@@ -12,7 +12,7 @@ from torch import Tensor
 from sdekit import solvers
 from sdekit.dynamics import ProbabilityFlow
 from sdekit.errors import ArgumentError, NonFiniteError, ShapeError, UnknownNameError, UnsupportedError
-from sdekit.likelihood import AugmentedFlow, Exact, Hutchinson, LogLikelihood, log_likelihood
+from sdekit.likelihood import Exact, Hutchinson, LogLikelihood, log_likelihood
 from sdekit.models import Prediction, ScoreModel
 from sdekit.noise import KeyedNoise
 from sdekit.sampling import solve

@@ -19,11 +19,12 @@ from sdekit.grids.base import Grid, check_monotone
 from sdekit.grids.by_noise_level import AlignYourSteps, ArcLength, Exponential, Karras, LogSNR
 from sdekit.grids.by_time import Beta, Cosine, Power, Quadratic, Uniform
 from sdekit.grids.custom import Custom, Places
-from sdekit.grids.fitted import Fitted, VPPower
+from sdekit.grids.fitted import AlongPath, Fitted, VPPower
 
 __all__ = [
     "ALIASES",
     "AlignYourSteps",
+    "AlongPath",
     "ArcLength",
     "Beta",
     "Cosine",
@@ -47,7 +48,7 @@ _NAMED: dict[str, type[Grid]] = {
     g.name: g
     for g in (
         *(Uniform, Power, Quadratic, Beta, Cosine),
-        *(LogSNR, Exponential, Karras, AlignYourSteps, ArcLength, Fitted, VPPower),
+        *(LogSNR, Exponential, Karras, AlignYourSteps, ArcLength, Fitted, VPPower, AlongPath),
     )
 }
 

@@ -1,17 +1,17 @@
 """Log-likelihood through the probability flow, with its error budget."""
 
 from sdekit.likelihood.compute import log_likelihood
-from sdekit.likelihood.divergence import Divergence, Exact, Hutchinson, Traces
-from sdekit.likelihood.flow import AugmentedFlow
 from sdekit.likelihood.result import Budget, LogLikelihood
+from sdekit.likelihood.traces import Divergence, Exact, GaussianControl, Hutchinson, HutchPP, XTrace
 
 __all__ = [
-    "AugmentedFlow",
     "Budget",
     "Divergence",
     "Exact",
+    "GaussianControl",
+    "HutchPP",
     "Hutchinson",
     "LogLikelihood",
-    "Traces",
+    "XTrace",
     "log_likelihood",
 ]

@@ -3,8 +3,8 @@ r"""What a log-likelihood is returned as: the values, how far they can be truste
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
-from typing import final
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -52,6 +52,17 @@ class Budget:
     prior: Tensor
     unknown: dict[str, str] = field(default_factory=dict)
 
+    @classmethod
+    def join(cls, parts: list[Budget]) -> Budget:
+        """The budgets of consecutive samples as one."""
+
+        def joined(name: str) -> Tensor | None:
+            values = [getattr(part, name) for part in parts]
+            return None if values[0] is None else torch.cat(values)
+
+        entries: dict[str, Any] = {f.name: joined(f.name) for f in fields(cls) if f.name != "unknown"}
+        return cls(**entries, unknown=parts[0].unknown)
+
     def to_dict(self) -> dict[str, Tensor | None]:
         """The four entries by name."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "unknown"}
@@ -92,6 +103,30 @@ class LogLikelihood:
     status: Status
     divergence: str
     dim: int
+
+    @property
+    def log_prob_0(self) -> Tensor:
+        """Log-density at t = 0, of the data itself, to first order in t_eps: log_prob - budget.truncation, (B,)."""
+        return self.log_prob - self.budget.truncation
+
+    @classmethod
+    def join(cls, parts: list[LogLikelihood]) -> LogLikelihood:
+        """The results of consecutive samples as one."""
+        if len(parts) == 1:
+            return parts[0]
+        nfe: int | Tensor = parts[0].nfe
+        if not all(isinstance(p.nfe, int) and p.nfe == nfe for p in parts):
+            nfe = torch.cat([torch.as_tensor(p.nfe).expand(len(p.log_prob)) for p in parts])
+        ended: list[Status] = [p.status for p in parts if p.status != "success"]
+        return replace(
+            parts[0],
+            log_prob=torch.cat([p.log_prob for p in parts]),
+            std_error=torch.cat([p.std_error for p in parts]),
+            latent=torch.cat([p.latent for p in parts]),
+            nfe=nfe,
+            budget=Budget.join([p.budget for p in parts]),
+            status=ended[0] if ended else "success",
+        )
 
     def bits_per_dim(self, *, data_range: tuple[float, float], levels: int = 1) -> Tensor:
         r"""Bits for each coordinate of data that lies in `data_range` in the units of x, float64 (B,).

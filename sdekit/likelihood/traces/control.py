@@ -1,0 +1,106 @@
+r"""A control variate for traces: the Jacobian of the denoiser of a Gaussian, whose trace is known.
+
+For data N(m, C), J_G = C (C + sigma~^2 I)^-1. With any beta that does not know v, v^T (J - beta J_G) v + beta tr J_G
+has the mean of v^T J v; its variance is least near beta = <J, J_G>/<J_G, J_G>, which past products estimate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from sdekit.errors import ArgumentError, ShapeError
+from sdekit.likelihood.traces.base import inner
+
+__all__ = ["GaussianControl", "OpenControl"]
+
+_REMEMBERED = 4  # nodes
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class GaussianControl:
+    """The Gaussian N(m, C): only its covariance matters.
+
+    Args:
+        covariance: C over flattened samples, (d, d), symmetric, no eigenvalue below 0.
+
+    Raises:
+        ShapeError, ArgumentError: if it is none.
+    """
+
+    covariance: Tensor
+
+    def __post_init__(self) -> None:
+        c = self.covariance
+        if not isinstance(c, Tensor) or c.ndim != 2 or c.shape[0] != c.shape[1]:
+            raise ShapeError(f"covariance must be a (d, d) tensor, got {getattr(c, 'shape', type(c).__name__)!r}.")
+        c = c.detach().double()
+        size = float(c.abs().max())
+        if not bool(torch.isfinite(c).all()) or float((c - c.mT).abs().max()) > 1e-6 * size:
+            raise ArgumentError("covariance must be finite and symmetric.")
+        object.__setattr__(self, "covariance", 0.5 * (c + c.mT))
+
+    @classmethod
+    def fit(cls, data: Tensor) -> GaussianControl:
+        """The Gaussian of the data's own covariance; data (n, *), n of at least 2.
+
+        Raises:
+            ShapeError: for fewer samples.
+        """
+        if not isinstance(data, Tensor) or data.ndim < 2 or len(data) < 2:
+            raise ShapeError("a covariance needs at least two samples: data of shape (n, *), n >= 2.")
+        flat = data.detach().double().reshape(len(data), -1)
+        centred = flat - flat.mean(0)
+        return cls(centred.mT @ centred / (len(data) - 1))
+
+    def open(self, d: int, device: torch.device) -> OpenControl:
+        """The control for one path of samples of d coordinates."""
+        if len(self.covariance) != d:
+            raise ShapeError(f"the control is a Gaussian of {len(self.covariance)} coordinates, the samples have {d}.")
+        values, vectors = torch.linalg.eigh(self.covariance.to(device))
+        return OpenControl(values.clamp(min=0), vectors)
+
+
+@final
+class OpenControl:
+    """The control on one path; beta comes from the last nodes before this one, and is 0 at the first."""
+
+    def __init__(self, values: Tensor, vectors: Tensor) -> None:
+        self._values, self._vectors = values, vectors
+        self._past: list[tuple[Tensor, Tensor]] = []
+
+    def corrected(
+        self, forms: list[Tensor], probes: list[Tensor], products: list[Tensor], level: float
+    ) -> list[Tensor]:
+        """The forms v^T J v with beta (tr J_G - v^T J_G v) added, at noise level sigma~."""
+        shrunk = self._values / (self._values + level**2)
+        # Vector by vector: products with the whole batch at once would round according to its size.
+        of_gaussian = [torch.stack([self._vectors @ (shrunk * (self._vectors.mT @ row)) for row in v]) for v in probes]
+        beta = self._beta(forms[0])
+        trace = float(shrunk.sum())
+        corrected = [form + beta * (trace - inner(v, g)) for form, v, g in zip(forms, probes, of_gaussian, strict=True)]
+        both = [inner(w, g) for w, g in zip(products, of_gaussian, strict=True)]
+        own = [inner(g, g) for g in of_gaussian]
+        self._past = [(_total(both), _total(own)), *self._past[: _REMEMBERED - 1]]
+        return corrected
+
+    def again(self) -> OpenControl:
+        """The same for another path."""
+        return OpenControl(self._values, self._vectors)
+
+    def _beta(self, like: Tensor) -> Tensor:
+        if not self._past:
+            return torch.zeros_like(like)
+        both, own = _total([b for b, _ in self._past]), _total([o for _, o in self._past])
+        return torch.where(own > 0, both / own, 0.0)
+
+
+def _total(values: list[Tensor]) -> Tensor:
+    total = values[0]
+    for value in values[1:]:
+        total = total + value
+    return total
