@@ -1,7 +1,8 @@
 """Log-likelihood through the probability flow, with its error budget."""
 
+from sdekit.likelihood.budget import Budget
 from sdekit.likelihood.compute import log_likelihood
-from sdekit.likelihood.result import Budget, LogLikelihood
+from sdekit.likelihood.result import LogLikelihood
 from sdekit.likelihood.traces import Divergence, Exact, GaussianControl, Hutchinson, HutchPP, XTrace
 
 __all__ = [

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from sdekit.errors import NonFiniteError
+from sdekit.likelihood.budget import Budget
 from sdekit.likelihood.path import Nodes, Path, walk
 from sdekit.likelihood.prior import Prior, PriorKind, make_prior
 from sdekit.likelihood.quadrature import integral, quadrature_weights, standard_error
-from sdekit.likelihood.result import Budget, LogLikelihood
+from sdekit.likelihood.result import LogLikelihood
 from sdekit.likelihood.traces import Divergence, Hutchinson, JoinedTraces
 from sdekit.models.score import ScoreModel
 from sdekit.noise import NoiseSource

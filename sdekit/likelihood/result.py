@@ -3,79 +3,18 @@ r"""What a log-likelihood is returned as: the values, how far they can be truste
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, final
+from dataclasses import dataclass, replace
+from typing import final
 
 import torch
 from torch import Tensor
 
 from sdekit._tensors import check_number, check_positive_integer
 from sdekit.errors import ArgumentError
+from sdekit.likelihood.budget import Budget
 from sdekit.solvers.solution import Status
 
-__all__ = ["Budget", "LogLikelihood", "bin_width"]
-
-_MEANING = {
-    "probe": "standard error of the trace's estimate, from the spread of the probes",
-    "integration": "difference to the same solve at half the steps (or ten times the tolerances)",
-    "truncation": "log p at t_eps less log p at t = 0, to first order",
-    "prior": "bound, in the mean over data, on what the prior at T being a Gaussian costs",
-}
-
-
-@final
-@dataclass(frozen=True)
-class Budget:
-    r"""The errors of a log-likelihood, sample by sample, in nats: float64 (B,), or None where it was not asked for.
-
-    Attributes:
-        probe: one standard error of log_prob from the random probes: sd/sqrt(K) over K independent sets. 0 with the
-            exact divergence, NaN with one probe, whose spread is not known.
-        integration: |log p - log p'|, where log p' comes from half the steps (an adaptive solver: ten times rtol and
-            atol), with the same probes held fixed in both so that their noise drops out. This estimates the error of
-            the coarser solve: for a method of order k it is about 2^k times that of the finer one.
-        truncation: log p_{t_eps}(x) - log p_0(x), what is due to the density being that of the data with the noise of
-            t_eps still in it. To first order in t, from the first evaluation,
-            -ln(alpha)(d + x.s) + (|eps|^2 - (d - tr J_D))/2,   s = -eps/sigma;
-            signed; it means what it says where the data's density is smooth at the scale sigma(t_eps).
-        prior: KL(N(alpha_T x_0, sigma_T^2 I) || prior) at x_0 = x/alpha(t_eps). Its mean over the data bounds
-            KL(p_T || prior), the mean error of log p that comes from taking the prior for p_T.
-        unknown: why an entry is None.
-
-    The model's own error, of its score against the data's, is in none of them; nor is that of treating discrete data
-    as continuous.
-    """
-
-    probe: Tensor
-    integration: Tensor | None
-    truncation: Tensor
-    prior: Tensor
-    unknown: dict[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def join(cls, parts: list[Budget]) -> Budget:
-        """The budgets of consecutive samples as one."""
-
-        def joined(name: str) -> Tensor | None:
-            values = [getattr(part, name) for part in parts]
-            return None if values[0] is None else torch.cat(values)
-
-        entries: dict[str, Any] = {f.name: joined(f.name) for f in fields(cls) if f.name != "unknown"}
-        return cls(**entries, unknown=parts[0].unknown)
-
-    def to_dict(self) -> dict[str, Tensor | None]:
-        """The four entries by name."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "unknown"}
-
-    def __str__(self) -> str:
-        lines = ["error in nats         mean  largest"]
-        for name, value in self.to_dict().items():
-            if value is None:
-                lines.append(f"{name:<12} {'-':>13} {'-':>8}  {self.unknown[name]}")
-            else:
-                mean, largest = float(value.mean()), float(value.abs().max())
-                lines.append(f"{name:<12} {mean:>13.3g} {largest:>8.3g}  {_MEANING[name]}")
-        return "\n".join(lines)
+__all__ = ["LogLikelihood", "bin_width"]
 
 
 @final
