@@ -72,6 +72,10 @@ class NonFiniteError(SdekitError, ArithmeticError):
             "drift that is stiff or grows fast, 'drift_implicit' or 'tamed_euler'."
         )
 
+    def among(self, rows: list[int]) -> NonFiniteError:
+        """The same error, its samples being some of a batch: sample i is number rows[i] there."""
+        return NonFiniteError(self.solver, self.step, self.time, [rows[i] for i in self.samples], self.since)
+
     def moved(self, first: int = 0, time: float | None = None) -> NonFiniteError:
         """The same error with its samples counted from `first`, or at another clock's time."""
         samples = [first + i for i in self.samples]

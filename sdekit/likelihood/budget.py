@@ -8,11 +8,11 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-__all__ = ["Budget"]
+__all__ = ["Budget", "total_error"]
 
 _MEANING = {
     "probe": "standard error of the trace's estimate, from the spread of the probes",
-    "integration": "difference to the same solve at half the steps (or ten times the tolerances)",
+    "integration": "a third of the difference to half the steps (or ten times the tolerances)",
     "truncation": "log p at t_eps less log p at t = 0, to first order",
     "prior": "bound, in the mean over data, on what the prior at T being a Gaussian costs",
 }
@@ -24,11 +24,11 @@ class Budget:
     r"""The errors of a log-likelihood, sample by sample, in nats: float64 (B,), or None where it was not asked for.
 
     Attributes:
-        probe: one standard error of log_prob from the random probes: sd/sqrt(K) over K independent sets. 0 with the
-            exact divergence, NaN with one probe, whose spread is not known.
-        integration: |log p - log p'|, where log p' comes from half the steps (an adaptive solver: ten times rtol and
-            atol), with the same probes held fixed in both so that their noise drops out. This estimates the error of
-            the coarser solve: for a method of order k it is about 2^k times that of the finer one.
+        probe: one standard error of log_prob from the random probes (`standard_error`): 0 with the exact trace, NaN
+            with a single probe fixed along the path, whose error cannot be told.
+        integration: |log p - log p'|/3, where log p' comes from half the steps (an adaptive solver: ten times rtol and
+            atol), both under one probe held fixed so that its noise drops out. For a method of order 2 that is the
+            error; for one of a higher order it is more than the error.
         truncation: log p_{t_eps}(x) - log p_0(x), what is due to the density being that of the data with the noise of
             t_eps still in it. To first order in t, from the first evaluation,
             -ln(alpha)(d + x.s) + (|eps|^2 - (d - tr J_D))/2,   s = -eps/sigma;
@@ -36,6 +36,7 @@ class Budget:
         prior: KL(N(alpha_T x_0, sigma_T^2 I) || prior) at x_0 = x/alpha(t_eps). Its mean over the data bounds
             KL(p_T || prior), the mean error of log p that comes from taking the prior for p_T.
         unknown: why an entry is None.
+        met: which samples' total is within the tolerance asked for, bool (B,); None where none was.
 
     The model's own error, of its score against the data's, is in none of them; nor is that of treating discrete data
     as continuous.
@@ -46,6 +47,14 @@ class Budget:
     truncation: Tensor
     prior: Tensor
     unknown: dict[str, str] = field(default_factory=dict)
+    met: Tensor | None = None
+
+    @property
+    def total(self) -> Tensor:
+        """sqrt(probe^2 + integration^2) + prior, (B,): the error of log_prob as the density at t_eps, so without
+        `truncation`; what is None counts as 0.
+        """
+        return total_error(self.probe, self.integration, self.prior)
 
     @classmethod
     def join(cls, parts: list[Budget]) -> Budget:
@@ -60,7 +69,7 @@ class Budget:
 
     def to_dict(self) -> dict[str, Tensor | None]:
         """The four entries by name."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "unknown"}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("unknown", "met")}
 
     def __str__(self) -> str:
         lines = ["error in nats         mean  largest"]
@@ -71,3 +80,8 @@ class Budget:
                 mean, largest = float(value.mean()), float(value.abs().max())
                 lines.append(f"{name:<12} {mean:>13.3g} {largest:>8.3g}  {_MEANING[name]}")
         return "\n".join(lines)
+
+
+def total_error(probe: Tensor, integration: Tensor | None, prior: Tensor) -> Tensor:
+    """sqrt(probe^2 + integration^2) + prior, (B,)."""
+    return torch.hypot(probe, torch.zeros_like(probe) if integration is None else integration) + prior

@@ -15,7 +15,17 @@ from sdekit.grids import Grid
 from sdekit.likelihood.evaluation import Evaluation
 from sdekit.likelihood.prior import PriorKind, prior_kind
 from sdekit.likelihood.result import LogLikelihood
-from sdekit.likelihood.settings import check_divergence, check_solver, check_span, coarser, make_nodes
+from sdekit.likelihood.settings import (
+    Unit,
+    at_level,
+    check_divergence,
+    check_solver,
+    check_span,
+    check_tolerance,
+    coarser,
+    make_nodes,
+)
+from sdekit.likelihood.to_tolerance import ToTolerance
 from sdekit.likelihood.traces import Along, Distribution, Divergence, GaussianControl
 from sdekit.models.score import ScoreModel, conditioned
 from sdekit.noise import noise_source
@@ -40,6 +50,9 @@ def log_likelihood(
     t_eps: float | None = None,
     condition: Mapping[str, Any] | None = None,
     integration_error: bool = False,
+    tolerance: float | None = None,
+    tolerance_unit: Unit = "nats",
+    max_nfe: int | None = None,
     seed: int | None = None,
     seeds: Sequence[int] | None = None,
     generator: torch.Generator | Sequence[torch.Generator] | None = None,
@@ -82,6 +95,13 @@ def log_likelihood(
         t_eps: where the density is asked for; `t_min` of the SDE unless given.
         condition: keyword arguments for every network call; batch-first tensors are cut with the batch.
         integration_error: solve once more with half the steps (ten times the tolerances) for `budget.integration`.
+        tolerance: spend steps and probes until `budget.total` of each sample is at most this. Level after level has
+            twice the steps (an adaptive solver: a tenth of the tolerances), beyond 384 steps twice the probes where the
+            steps suffice; each sample goes its own way. `budget.met` says which samples are within it, `nfe` what each
+            took; the status is "max_nfe" unless all are.
+        tolerance_unit: "nats", or "bits/dim".
+        max_nfe: with tolerance: no solve is begun that takes a sample's evaluations, all solves together, above it;
+            3000 unless given. (Without tolerance it is an option of adaptive solvers.)
         seed: of the probes: every sample its own stream, keyed by (seed, first + index); 0 unless one of seed, seeds
             and generator is given.
         seeds, generator, first, progress: as in `sample`.
@@ -102,19 +122,32 @@ def log_likelihood(
     x = check_state("x", x)
     if model.shape is not None and tuple(x.shape[1:]) != model.shape:
         raise ShapeError(f"the model's samples have shape {model.shape}, but x has shape {tuple(x.shape)}.")
+    d = math.prod(x.shape[1:])
+    given: dict[str, object] = {"steps": steps, "integration_error": integration_error, **options}
+    if tolerance is None and max_nfe is not None:
+        options, max_nfe = {**options, "max_nfe": max_nfe}, None
+    goal = check_tolerance(tolerance, tolerance_unit, max_nfe, given, d)
     chosen = check_solver(solver, options)
-    trace = check_divergence(divergence, probes, probe_distribution, probes_along, control, math.prod(x.shape[1:]))
-    nodes = make_nodes(model.sde, chosen, steps, grid, check_span(model.sde, t_eps))
+    trace = check_divergence(divergence, probes, probe_distribution, probes_along, control, d)
+    span = check_span(model.sde, t_eps)
     default = 0 if seeds is None and generator is None else None
     source = noise_source(seed=default if seed is None else seed, seeds=seeds, generator=generator, first=first)
-    how = Evaluation(
-        chosen,
-        nodes,
-        trace,
-        prior_kind(model, prior),
-        coarser(chosen, nodes) if integration_error else None,
-        progress,
-    )
+    kind = prior_kind(model, prior)
+    how: Evaluation | ToTolerance
+    if goal is None:
+        nodes = make_nodes(model.sde, chosen, steps, grid, span)
+        coarse = coarser(chosen, nodes) if integration_error else None
+        how = Evaluation(chosen, nodes, trace, kind, coarse, progress)
+    else:
+
+        def at(level: int, factor: int) -> Evaluation:
+            solver, steps, divergence = at_level(chosen, trace, level, factor)
+            return Evaluation(
+                solver, make_nodes(model.sde, solver, steps, grid, span), divergence, kind, None, progress
+            )
+
+        at(0, 1)
+        how = ToTolerance(*goal, at)
     size = len(x) if chunk is None else check_positive_integer("chunk", chunk)
     if size < len(x) and chosen.couples_batch:
         raise UnsupportedError(

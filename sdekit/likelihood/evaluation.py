@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
@@ -15,13 +16,13 @@ from sdekit.likelihood.path import Nodes, Path, walk
 from sdekit.likelihood.prior import Prior, PriorKind, make_prior
 from sdekit.likelihood.quadrature import integral, quadrature_weights, standard_error
 from sdekit.likelihood.result import LogLikelihood
-from sdekit.likelihood.traces import Divergence, Hutchinson, JoinedTraces
+from sdekit.likelihood.traces import Divergence, Exact, Hutchinson, JoinedTraces
 from sdekit.models.score import ScoreModel
 from sdekit.noise import NoiseSource
 from sdekit.sdes import DiffusionSDE
 from sdekit.solvers.base import Solver
 
-__all__ = ["Evaluation"]
+__all__ = ["Estimate", "Evaluation", "in_chunks"]
 
 # The error of a solve is taken for this part of its difference to one with half the steps: what an order of 2 makes.
 # The default is of order 4, but not at few steps.
@@ -45,55 +46,110 @@ class Evaluation:
 
     def evaluate(self, model: ScoreModel, x: Tensor, source: NoiseSource, size: int) -> LogLikelihood:
         """The log-likelihoods of x, (B, *), `size` of them at a time."""
-        batch = len(x)
-        parts = []
-        for a in range(0, batch, size):
-            b = min(batch, a + size)
-            try:
-                parts.append(self._together(model.part(a, b, batch), x[a:b], source.part(a, b, batch)))
-            except NonFiniteError as error:
-                raise error.moved(first=a) from None
-        return LogLikelihood.join(parts)
+        return in_chunks(self._together, model, x, source, size)
 
-    def _together(self, model: ScoreModel, x: Tensor, source: NoiseSource) -> LogLikelihood:
+    def estimate(self, model: ScoreModel, x: Tensor, source: NoiseSource, compared: bool = False) -> Estimate:
+        """One solve of x, all at once; `compared` says whether another estimate will be compared with it."""
         batch, d = x.shape[0], x[0].numel()
         traces = self.divergence.open(batch, d, source, x.device)
         prior = make_prior(model, x, self.prior)
         # Two solves are compared under the same fixed probe: its noise then drops out of the difference.
-        fixed = None if traces.exact or self.coarse is None else Hutchinson(1, "rademacher", "fixed")
-        both = traces if fixed is None else JoinedTraces(traces, fixed.open(batch, d, source, x.device))
+        fixed = not traces.exact and compared
+        both = JoinedTraces(traces, _FIXED.open(batch, d, source, x.device)) if fixed else traces
         path = walk(model, x, self.nodes, self.solver, both, self.progress)
         weights, k = quadrature_weights(self.nodes.u), traces.columns
         log_prob = _log_prob(model.sde, path, self.nodes, prior, path.columns[:, :k])
-        if traces.exact:
-            std_error = torch.zeros_like(log_prob)
-        else:
-            std_error = standard_error(self.nodes.u, weights, path.columns[:, :k], traces.block)
-        nfe, integration = path.nfe + prior.evaluations, None
-        if self.coarse is not None:
-            solver, nodes = self.coarse
-            again = (self.divergence if fixed is None else fixed).open(batch, d, source, x.device)
-            coarse = walk(model, x, nodes, solver, again, self.progress)
-            fine = log_prob if fixed is None else _log_prob(model.sde, path, self.nodes, prior, path.columns[:, k:])
-            difference = fine - _log_prob(model.sde, coarse, nodes, prior, coarse.columns)
-            integration = _FINER * torch.where(path.finished & coarse.finished, difference.abs(), math.nan)
-            nfe = nfe + coarse.nfe
-        return LogLikelihood(
+        error = torch.zeros_like(log_prob)
+        if not traces.exact:
+            error = standard_error(self.nodes.u, weights, path.columns[:, :k], traces.block)
+        return Estimate(
             log_prob=torch.where(path.finished, log_prob, math.nan),
-            std_error=torch.where(path.finished, std_error, math.nan),
-            latent=path.latent.to(x.dtype),
-            nfe=nfe,
-            budget=Budget(
-                probe=torch.where(path.finished, std_error, math.nan),
-                integration=integration,
-                truncation=path.truncation,
-                prior=_prior_bound(model.sde, prior, x, self.nodes.span),
-                unknown={} if self.coarse is not None else {"integration": "not asked for: integration_error=True"},
-            ),
-            status=path.status,
-            divergence=repr(self.divergence),
-            dim=d,
+            std_error=torch.where(path.finished, error, math.nan),
+            compared=_log_prob(model.sde, path, self.nodes, prior, path.columns[:, k:]) if fixed else log_prob,
+            path=path,
+            prior=_prior_bound(model.sde, prior, x, self.nodes.span),
+            nfe=path.nfe + prior.evaluations,
         )
+
+    def result(self, found: Estimate, coarse: Estimate | None, x: Tensor) -> LogLikelihood:
+        """What is returned for an estimate, and a coarser one of the same samples, x, where there is one."""
+        unknown = {} if coarse is not None else {"integration": "not asked for: integration_error=True, or tolerance"}
+        return LogLikelihood(
+            log_prob=found.log_prob,
+            std_error=found.std_error,
+            latent=found.path.latent.to(x.dtype),
+            nfe=found.nfe if coarse is None else found.nfe + coarse.nfe,
+            budget=Budget(
+                probe=found.std_error,
+                integration=None if coarse is None else found.integration_error(coarse),
+                truncation=found.path.truncation,
+                prior=found.prior,
+                unknown=unknown,
+            ),
+            status=found.path.status,
+            divergence=repr(self.divergence),
+            dim=x[0].numel(),
+        )
+
+    def _together(self, model: ScoreModel, x: Tensor, source: NoiseSource) -> LogLikelihood:
+        found = self.estimate(model, x, source, compared=self.coarse is not None)
+        if self.coarse is None:
+            return self.result(found, None, x)
+        solver, nodes = self.coarse
+        divergence = self.divergence if isinstance(self.divergence, Exact) else _FIXED
+        other = Evaluation(solver, nodes, divergence, self.prior, None, self.progress)
+        return self.result(found, other.estimate(model, x, source), x)
+
+
+@final
+@dataclass(frozen=True)
+class Estimate:
+    """What one solve gives: all of (B,).
+
+    Attributes:
+        log_prob, std_error: as in LogLikelihood.
+        compared: log_prob under the probe that all solves share, to be compared; log_prob itself with the exact trace.
+        path: of the solve.
+        prior: as in Budget.
+        nfe: evaluations.
+    """
+
+    log_prob: Tensor
+    std_error: Tensor
+    compared: Tensor
+    path: Path
+    prior: Tensor
+    nfe: int | Tensor
+
+    def integration_error(self, coarse: Estimate) -> Tensor:
+        """The error of this solve, as the difference to one with half the steps tells it: (B,)."""
+        return torch.where(coarse.path.finished, self.error_beside(coarse.compared), math.nan)
+
+    def error_beside(self, compared: Tensor) -> Tensor:
+        """The same from the other's `compared`."""
+        return _FINER * torch.where(self.path.finished, (self.compared - compared).abs(), math.nan)
+
+
+_FIXED = Hutchinson(1, "rademacher", "fixed")
+
+
+def in_chunks(
+    evaluate: Callable[[ScoreModel, Tensor, NoiseSource], LogLikelihood],
+    model: ScoreModel,
+    x: Tensor,
+    source: NoiseSource,
+    size: int,
+) -> LogLikelihood:
+    """evaluate(model, x, source) of at most `size` samples at a time, joined."""
+    batch = len(x)
+    parts = []
+    for a in range(0, batch, size):
+        b = min(batch, a + size)
+        try:
+            parts.append(evaluate(model.part(a, b, batch), x[a:b], source.part(a, b, batch)))
+        except NonFiniteError as error:
+            raise error.moved(first=a) from None
+    return LogLikelihood.join(parts)
 
 
 def _log_prob(sde: DiffusionSDE, path: Path, nodes: Nodes, prior: Prior, columns: Tensor) -> Tensor:

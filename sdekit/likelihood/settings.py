@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from sdekit._tensors import check_positive_integer
+from sdekit._tensors import check_positive, check_positive_integer
 from sdekit.errors import ArgumentError, UnknownNameError, UnsupportedError
 from sdekit.grids import Grid, make_grid
 from sdekit.likelihood.path import Nodes
@@ -18,7 +19,17 @@ from sdekit.solvers.base import Solver
 from sdekit.solvers.catalogue import get
 from sdekit.solvers.diffusion.adams import Adams
 
-__all__ = ["DEFAULT_SOLVER", "check_divergence", "check_solver", "check_span", "coarser", "make_nodes"]
+__all__ = [
+    "DEFAULT_SOLVER",
+    "Unit",
+    "at_level",
+    "check_divergence",
+    "check_solver",
+    "check_span",
+    "check_tolerance",
+    "coarser",
+    "make_nodes",
+]
 
 DEFAULT_SOLVER = Adams(representation="velocity", clock="lambda", predictor=3, corrector=4)
 """One evaluation a step, of order 4; measured against others in docs/likelihood.md."""
@@ -28,6 +39,11 @@ _EVALUATIONS = 58  # with one more at the end, and one for the prior
 _FEWEST_STEPS = 32
 _NODES = 64
 _TOLERANCE = 1e-5
+_STEPS_AT_FIRST = 24
+_LOOSEST = 1e-3
+_MOST_EVALUATIONS = 3000
+
+Unit = Literal["nats", "bits/dim"]
 
 
 def check_solver(solver: str | Solver | None, options: Mapping[str, Any]) -> Solver:
@@ -115,6 +131,43 @@ def coarser(solver: Solver, nodes: Nodes) -> tuple[Solver, Nodes]:
     last = len(nodes) - 1
     kept = torch.tensor([*range(0, last, 2), last], device="cpu")
     return solver, Nodes(nodes.times[kept], nodes.u[kept])
+
+
+def check_tolerance(
+    tolerance: float | None, unit: Unit, max_nfe: int | None, given: Mapping[str, object], d: int
+) -> tuple[float, int] | None:
+    """(tolerance in nats, most evaluations of a sample), or None where no tolerance is asked for.
+
+    Raises:
+        ArgumentError: for a tolerance that is not above 0, or arguments that do not go together.
+        UnknownNameError: for another unit than "nats" and "bits/dim".
+    """
+    if unit not in get_args(Unit):
+        raise UnknownNameError("unit of the tolerance", unit, get_args(Unit))
+    if tolerance is None:
+        if max_nfe is not None or unit != "nats":
+            raise ArgumentError("max_nfe and tolerance_unit go with tolerance, which is not given.")
+        return None
+    wrong = [name for name, value in given.items() if value is not None and value is not False]
+    if wrong:
+        raise ArgumentError(f"{' and '.join(wrong)} cannot be combined with tolerance, which settles it; leave it out.")
+    nats = check_positive("tolerance", tolerance) * (d * math.log(2) if unit == "bits/dim" else 1.0)
+    return nats, check_positive_integer("max_nfe", _MOST_EVALUATIONS if max_nfe is None else max_nfe)
+
+
+def at_level(solver: Solver, divergence: Divergence, level: int, factor: int) -> tuple[Solver, int, Divergence]:
+    """The solver, the number of steps and the divergence of a level, with `factor` times the probes.
+
+    Raises:
+        UnsupportedError: if a solver that chooses its own steps has no tolerances.
+    """
+    if solver.adaptive:
+        options = solver.options()
+        if not {"rtol", "atol"} <= options.keys():
+            raise UnsupportedError(f"solver {solver.name!r} has no rtol and atol to vary; leave tolerance out.")
+        smaller = dict.fromkeys(("rtol", "atol"), _LOOSEST * 0.1**level)
+        solver = type(solver)(**{**options, **smaller})
+    return solver, _STEPS_AT_FIRST * 2**level, divergence.more(factor)
 
 
 def check_divergence(

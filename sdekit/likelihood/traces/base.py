@@ -11,7 +11,7 @@ from torch import Tensor
 from sdekit.errors import ArgumentError
 from sdekit.noise import NoiseSource
 
-__all__ = ["Divergence", "Jacobian", "JoinedTraces", "Traces", "inner"]
+__all__ = ["Divergence", "Jacobian", "JoinedTraces", "Traces", "inner", "quotient"]
 
 
 @final
@@ -115,6 +115,10 @@ class Divergence(abc.ABC):
     name: ClassVar[str]
 
     @abc.abstractmethod
+    def more(self, factor: int) -> Divergence:
+        """The same with `factor` times the probes; itself where it takes none."""
+
+    @abc.abstractmethod
     def products(self, d: int) -> int:
         """Vector-Jacobian products at each node, for samples of d coordinates."""
 
@@ -130,3 +134,9 @@ class Divergence(abc.ABC):
 def inner(a: Tensor, b: Tensor) -> Tensor:
     """The inner products of rows, (B, d) with (B, d): (B,)."""
     return (a * b).sum(1)
+
+
+def quotient(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """a.b/c.c of rows, 0 where c is: (B,)."""
+    square = inner(c, c)
+    return torch.where(square > 0, inner(a, b) / square, 0.0)

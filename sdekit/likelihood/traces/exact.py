@@ -39,6 +39,9 @@ class Exact(Divergence):
             check_positive_integer("rows", self.rows)
         check_positive_integer("memory", self.memory)
 
+    def more(self, factor: int) -> Divergence:
+        return self
+
     def products(self, d: int) -> int:
         return d
 

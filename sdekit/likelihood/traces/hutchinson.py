@@ -8,7 +8,7 @@ and the products J v of past nodes show its dominant directions; so Q can follow
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, final, get_args
 
 import torch
@@ -67,6 +67,9 @@ class Hutchinson(Divergence):
             )
         if self.control is not None and not isinstance(self.control, GaussianControl):
             raise ArgumentError(f"control must be a GaussianControl or None, got {self.control!r}.")
+
+    def more(self, factor: int) -> Divergence:
+        return replace(self, probes=factor * self.probes)
 
     def products(self, d: int) -> int:
         return self.probes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -10,8 +10,8 @@ from torch import Tensor
 
 from sdekit._tensors import check_positive_integer
 from sdekit.errors import ArgumentError
-from sdekit.likelihood.traces.base import Divergence, Jacobian, Traces, inner
-from sdekit.likelihood.traces.probes import ProbeSource, signs_of
+from sdekit.likelihood.traces.base import Divergence, Jacobian, Traces, inner, quotient
+from sdekit.likelihood.traces.probes import ProbeSource
 from sdekit.noise import NoiseSource
 
 __all__ = ["HutchPP"]
@@ -20,9 +20,11 @@ __all__ = ["HutchPP"]
 @final
 @dataclass(frozen=True)
 class HutchPP(Divergence):
-    r"""tr(Q^T J Q) + mean_k g_k^T (I - QQ^T) J (I - QQ^T) g_k,   Q = orth(J S)
+    r"""tr(Q^T J Q) + mean_k r_k^T J r_k,   Q = orth(J S),   r_k = (I - QQ^T) g_k scaled to |r_k|^2 = d - cols(Q)
 
-    with S and g of independent signs (Meyer et al. 2021, arXiv 2010.09649). New draws at every node.
+    with S and g normal (Meyer et al. 2021, arXiv 2010.09649; the length of what is left of g, which is random outside
+    a subspace even for signs, is made what it is in the mean, as Epperly, Tropp & Webber 2024, arXiv 2301.07825, do).
+    New draws at every node.
 
     Args:
         probes: products at each node, 3 or more: a third for S, as many for Q, the rest for the g_k, whose spread tells
@@ -36,6 +38,9 @@ class HutchPP(Divergence):
     def __post_init__(self) -> None:
         if check_positive_integer("probes", self.probes) < 3:
             raise ArgumentError(f"hutch++ needs probes of at least 3, got {self.probes}.")
+
+    def more(self, factor: int) -> Divergence:
+        return replace(self, probes=factor * self.probes)
 
     def products(self, d: int) -> int:
         return self.probes
@@ -57,7 +62,7 @@ class _HutchPPTraces(Traces):
         self.columns = draws.count - subspace
 
     def at(self, jacobian: Jacobian) -> Tensor:
-        drawn = signs_of(self._probes.next())
+        drawn = self._probes.next()
         sketch, outside = drawn[: self._subspace], drawn[self._subspace :]
         basis, _ = torch.linalg.qr(torch.stack([jacobian.product(s) for s in sketch], 2))
         directions = [q.contiguous() for q in basis.unbind(2)]
@@ -69,7 +74,7 @@ class _HutchPPTraces(Traces):
             rest = g
             for q in directions:
                 rest = rest - inner(q, g)[:, None] * q
-            columns.append(inside + inner(rest, jacobian.product(rest)))
+            columns.append(inside + (jacobian.dim - len(directions)) * quotient(rest, jacobian.product(rest), rest))
         return torch.stack(columns)
 
     def part(self, start: int, stop: int, total: int) -> Traces:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sdekit._tensors import check_positive_integer
 from sdekit.errors import ArgumentError
-from sdekit.likelihood.traces.base import Divergence, Jacobian, Traces, inner
+from sdekit.likelihood.traces.base import Divergence, Jacobian, Traces, inner, quotient
 from sdekit.likelihood.traces.probes import ProbeSource
 from sdekit.noise import NoiseSource
 
@@ -20,9 +20,10 @@ __all__ = ["XTrace"]
 @final
 @dataclass(frozen=True)
 class XTrace(Divergence):
-    r"""The mean over i of tr(Q_i^T J Q_i) + w_i^T (I - Q_i Q_i^T) J (I - Q_i Q_i^T) w_i,   Q_i = orth(J w_j, j != i)
+    r"""The mean over i of tr(Q_i^T J Q_i) + r_i^T J r_i,   Q_i = orth(J w_j, j != i),   r_i = (I - Q_i Q_i^T) w_i
 
-    with w_i normal vectors (Epperly, Tropp & Webber 2024, arXiv 2301.07825). All bases come from one, J W = Q R, by
+    with w_i normal vectors and r_i scaled to the length that it has in the mean, |r_i|^2 = d - cols(Q_i) (Epperly,
+    Tropp & Webber 2024, arXiv 2301.07825). All bases come from one, J W = Q R, by
     Q_i Q_i^T = Q (I - s_i s_i^T) Q^T with s_i the normalised columns of R^-T. New draws at every node; what the terms
     differ by tells the standard error.
 
@@ -37,6 +38,9 @@ class XTrace(Divergence):
     def __post_init__(self) -> None:
         if check_positive_integer("probes", self.probes) < 4 or self.probes % 2:
             raise ArgumentError(f"xtrace needs an even number of probes of at least 4, got {self.probes}.")
+
+    def more(self, factor: int) -> Divergence:
+        return replace(self, probes=factor * self.probes)
 
     def products(self, d: int) -> int:
         return self.probes
@@ -79,7 +83,9 @@ class _XTraces(Traces):
             # tr(Q_i^T J Q_i) is that of Q less s^T (Q^T J Q) s.
             of_s = sum((s[:, j, None] * a for j, a in enumerate(q)), torch.zeros_like(v))
             at_s = sum((s[:, j, None] * b for j, b in enumerate(z)), torch.zeros_like(v))
-            columns.append(inside - inner(of_s, at_s) + inner(v - spanned, products[i] - image))
+            rest = v - spanned
+            outside = (jacobian.dim - len(q) + 1) * quotient(rest, products[i] - image, rest)
+            columns.append(inside - inner(of_s, at_s) + outside)
         return torch.stack(columns)
 
     def part(self, start: int, stop: int, total: int) -> Traces:
