@@ -121,7 +121,7 @@ def _two_passes(recorder: _Recorder, x: Tensor, nodes: Nodes, solver: Solver, pr
     states = [start, *kept, solution.x]
     model = recorder.watched()
     for state, time in zip(states, nodes.times.tolist(), strict=True):
-        alpha = scale if time == nodes.span[1] else float(model.sde.alpha(time))
+        alpha = 1.0 if "score" in solver.needs else float(model.sde.alpha(time))  # that state is x, any other's is x~
         where = torch.where(finished.reshape(-1, *[1] * (x.ndim - 1)), state, torch.zeros_like(state))
         recorder.at_node = True
         model.noise(alpha * where, time)
