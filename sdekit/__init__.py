@@ -1,10 +1,11 @@
 """sdekit: solve SDEs and sample diffusion models with any solver, by name; compare them; get likelihoods."""
 
 from sdekit import grids, models, noise, sdes, solvers, targets
+from sdekit.classification import classify
 from sdekit.dynamics import ODE, ForwardSDE, ProbabilityFlow, ReverseSDE
 from sdekit.ensembles import Ensemble, ensemble
 from sdekit.experiments.compare import compare
-from sdekit.latents import decode, encode, interpolate
+from sdekit.latents import decode, encode, interpolate, round_trip
 from sdekit.likelihood import log_likelihood
 from sdekit.models import ScoreModel
 from sdekit.multilevel_monte_carlo import Multilevel, multilevel
@@ -46,6 +47,7 @@ __all__ = [
     "ReverseSDE",
     "ScoreModel",
     "SubVPSDE",
+    "classify",
     "compare",
     "decode",
     "encode",
@@ -56,6 +58,7 @@ __all__ = [
     "models",
     "multilevel",
     "noise",
+    "round_trip",
     "sample",
     "sdes",
     "solve",

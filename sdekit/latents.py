@@ -7,7 +7,8 @@ inverses up to the error of the solver (Song et al. 2021, arXiv 2011.13456, sect
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from sdekit.sampling import solve
 from sdekit.solvers.base import Solver
 from sdekit.solvers.catalogue import get
 
-__all__ = ["decode", "encode", "interpolate"]
+__all__ = ["RoundTrip", "decode", "encode", "interpolate", "round_trip"]
 
 GridLike = str | Grid | Sequence[float] | Tensor
 
@@ -137,6 +138,68 @@ def interpolate(
     z = _spherical(z_a, z_b, torch.linspace(0, 1, n, dtype=torch.float64, device=a.device))
     several = model.with_condition(**_tiled(model.condition, a.shape[0], n))
     return _move(several, z.flatten(0, 1), True, *how).reshape(z.shape)
+
+
+@final
+@dataclass(frozen=True)
+class RoundTrip:
+    """How well `decode` undoes `encode`, sample by sample, and whether the latents are of the prior.
+
+    Attributes:
+        latent: the latents, of the shape and dtype of x.
+        back: the samples decoded from them.
+        largest: max |back - x|, float64 (B,).
+        rms: root mean square of back - x, float64 (B,).
+        latent_rms: root mean square of the latent over the prior's standard deviation, float64 (B,): 1 up to about
+            sqrt(1/(2d)) for data that the model knows; far from 1 for other data.
+    """
+
+    latent: Tensor
+    back: Tensor
+    largest: Tensor
+    rms: Tensor
+    latent_rms: Tensor
+
+    def __str__(self) -> str:
+        lines = ["of each sample                     median    largest"]
+        for words, values in (
+            ("largest error of a coordinate", self.largest),
+            ("rms error", self.rms),
+            ("rms of the latent, prior's = 1", self.latent_rms),
+        ):
+            lines.append(f"{words:<32} {float(values.median()):>9.3g} {float(values.max()):>10.3g}")
+        return "\n".join(lines)
+
+
+def round_trip(
+    model: ScoreModel,
+    x: Tensor,
+    *,
+    solver: str | Solver = "rk4",
+    steps: int | None = None,
+    grid: GridLike | None = None,
+    t_eps: float | None = None,
+    condition: Mapping[str, Any] | None = None,
+    chunk: int | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> RoundTrip:
+    """Encode, decode, and compare: what the solver's error costs a latent.
+
+    Arguments and errors are those of `encode`.
+    """
+    how = (solver, steps, grid, t_eps, condition, chunk, progress, options)
+    latent = _move(model, x, False, *how)
+    back = _move(model, latent, True, *how)
+    off = (back.double() - x.detach().double()).reshape(len(x), -1)
+    return RoundTrip(
+        latent=latent,
+        back=back,
+        largest=off.abs().amax(1),
+        rms=off.square().mean(1).sqrt(),
+        latent_rms=latent.double().reshape(len(x), -1).square().mean(1).sqrt()
+        / model.sde.prior_std(data_std=model.data_std),
+    )
 
 
 def _move(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sdekit.errors import ArgumentError, SdekitError, ShapeError, UnknownNameError, UnsupportedError
-from sdekit.latents import decode, encode, interpolate
+from sdekit.latents import decode, encode, interpolate, round_trip
 from sdekit.likelihood import log_likelihood
 from sdekit.models import ScoreModel, bundled
 from sdekit.sampling import sample
@@ -214,3 +214,20 @@ def test_errors_before_any_evaluation() -> None:
 def test_a_solve_that_does_not_arrive_is_an_error() -> None:
     with pytest.raises(SdekitError, match="max_nfe"):
         encode(ring().score_model(VP), torch.zeros(2, 2), solver="scipy:RK45", max_nfe=10)
+
+
+def test_the_round_trip_is_reported() -> None:
+    target = ring()
+    model = target.score_model(VPSDE())
+    x = target.marginal(VPSDE(), 1e-3).sample(12, seed=2)
+    trip = round_trip(model, x, steps=100)
+    assert torch.equal(trip.latent, encode(model, x, steps=100))
+    assert torch.equal(trip.back, decode(model, trip.latent, steps=100))
+    off = (trip.back.double() - x.double()).abs()
+    assert torch.equal(trip.largest, off.amax(1))
+    torch.testing.assert_close(trip.rms, off.square().mean(1).sqrt())
+    # Two coordinates of N(0, 1): their mean square over 12 samples is 1 within 4 standard errors, sqrt(2/24).
+    assert abs(float(trip.latent_rms.square().mean()) - 1) < 4 * math.sqrt(2 / 24)
+    coarse = round_trip(model, x, steps=10)
+    assert float(coarse.largest.max()) > 10 * float(trip.largest.max())
+    assert "rms error" in str(trip)
