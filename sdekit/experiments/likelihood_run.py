@@ -1,0 +1,262 @@
+"""Log-likelihoods of a whole dataset: a table on disk, a row for each sample, that a run which dies goes on with.
+
+The samples are taken in blocks. A finished block is a Parquet file of its own in the folder `<out>.parts`, whole or not
+there at all; when all are done they become the one table. A block's name starts with a digest of everything that
+determines its numbers, so that a run with other settings, another model or other data finds none of them.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+from torch import Tensor
+
+from sdekit._tensors import check_positive_integer
+from sdekit.errors import ArgumentError, NonFiniteError, ShapeError
+from sdekit.experiments.fingerprint import fingerprint
+from sdekit.experiments.provenance import versions
+from sdekit.experiments.storage import check_writable, write_atomically
+from sdekit.likelihood import LogLikelihood, log_likelihood
+from sdekit.models.score import ScoreModel, conditioned
+from sdekit.solvers.progress import progress_bar
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["LikelihoodRun", "likelihood_run", "likelihood_table"]
+
+
+@final
+@dataclass(frozen=True)
+class LikelihoodRun:
+    """What a run made.
+
+    Attributes:
+        table: a row for each sample: see `likelihood_table`.
+        path: the Parquet file that holds it.
+        reused: how many samples an earlier run had done.
+    """
+
+    table: pd.DataFrame
+    path: Path
+    reused: int
+
+
+def likelihood_run(
+    model: ScoreModel,
+    x: Tensor,
+    out: str | Path,
+    *,
+    function: Callable[..., LogLikelihood] = log_likelihood,
+    block: int = 256,
+    seed: int = 0,
+    progress: bool = False,
+    **arguments: Any,
+) -> LikelihoodRun:
+    """The log-likelihood of every sample of x, in a Parquet table; what was done is kept, whatever ends the run.
+
+    Call it again, with everything as it was, to go on: finished blocks are read, not computed. Row i is what
+    `function(model, x[i:i + 1], seed=seed, first=i, …)` gives, so the table depends neither on `block` nor on where a
+    run was interrupted, bit for bit where the network works entry by entry and to its rounding elsewhere. A sample
+    whose solve becomes non-finite has a row that says so, and the others go on.
+
+    Args:
+        model: the score model.
+        x: (n, *), floating point, or whatever `function` takes; it may be memory-mapped.
+        out: the table's file, ending in .parquet; written when all is done.
+        function: `log_likelihood`, or another of its kind.
+        block: samples solved at a time and kept together.
+        seed: of the probes.
+        progress: show a bar.
+        arguments: the function's: divergence, probes, tolerance, condition, …
+
+    Raises:
+        ArgumentError: if `out` is no such file, cannot be written, or holds the table of another run.
+        As `function`, before any evaluation.
+        KeyboardInterrupt: on Ctrl-C; finished blocks stay.
+    """
+    path = _check_out(out)
+    if not isinstance(x, Tensor) or x.ndim == 0 or len(x) == 0:
+        raise ShapeError(f"x must be a tensor of one or more samples, (n, *), got {getattr(x, 'shape', x)!r}.")
+    for name in ("seeds", "generator", "first"):
+        if name in arguments:
+            raise ArgumentError(f"a run keys every sample by seed and place; leave {name} out.")
+    n, block = len(x), check_positive_integer("block", block)
+    model = conditioned(model, arguments.pop("condition", None))
+    parts = _Parts(path, fingerprint([model, x, function, seed, sorted(arguments.items()), versions()])[:24])
+    table = parts.finished()
+    if table is not None:
+        return LikelihoodRun(table, path, n)
+    covered = parts.covered(n)
+    reused = int(covered.sum())
+    with progress_bar(progress, total=n, initial=reused, unit="sample") as bar:
+        for start, stop in _blocks(covered, block):
+            parts.write(start, stop, _rows(function, model, x, start, stop, {**arguments, "seed": seed}))
+            bar.update(stop - start)
+    return LikelihoodRun(parts.finish(), path, reused)
+
+
+def likelihood_table(found: LogLikelihood, first: int = 0) -> pd.DataFrame:
+    """A result as a table, a row for each sample.
+
+    Columns: sample (from `first` on), log_prob, std_error, total_error (`budget.total`), log_prob_0, an error for each
+    entry of the budget that is known, met (where a tolerance was asked for), nfe, and status: "success", or why the
+    sample has none.
+    """
+    import pandas as pd
+
+    n = len(found.log_prob)
+    columns: dict[str, Any] = {
+        "sample": range(first, first + n),
+        "log_prob": found.log_prob.cpu().numpy(),
+        "std_error": found.std_error.cpu().numpy(),
+        "total_error": found.budget.total.cpu().numpy(),
+        "log_prob_0": found.log_prob_0.cpu().numpy(),
+    }
+    for name, error in found.budget.to_dict().items():
+        if error is not None and name != "probe":
+            columns[f"{name}_error"] = error.cpu().numpy()
+    good = torch.isfinite(found.log_prob) if found.budget.met is None else found.budget.met
+    if found.budget.met is not None:
+        columns["met"] = found.budget.met.cpu().numpy()
+    columns["nfe"] = torch.as_tensor(found.nfe).expand(n).cpu().numpy()
+    columns["status"] = ["success" if ok else found.status for ok in good.tolist()]
+    return pd.DataFrame(columns)
+
+
+def _rows(
+    function: Callable[..., LogLikelihood],
+    model: ScoreModel,
+    x: Tensor,
+    start: int,
+    stop: int,
+    arguments: dict[str, Any],
+) -> pd.DataFrame:
+    """The rows of samples start … stop - 1; those whose solve becomes non-finite are said to be so."""
+    import pandas as pd
+
+    try:
+        found = function(model.part(start, stop, len(x)), x[start:stop], first=start, **arguments)
+    except NonFiniteError as error:
+        tables, at = [], start
+        for bad in sorted(start + i for i in error.samples):
+            if at < bad:
+                tables.append(_rows(function, model, x, at, bad, arguments))
+            said = f"non-finite at t = {error.time:.6g}"
+            tables.append(pd.DataFrame({"sample": [bad], "log_prob": [math.nan], "status": [said]}))
+            at = bad + 1
+        if at < stop:
+            tables.append(_rows(function, model, x, at, stop, arguments))
+        return pd.concat(tables, ignore_index=True)
+    return likelihood_table(found, start)
+
+
+def _blocks(covered: Tensor, block: int) -> list[tuple[int, int]]:
+    """What is not covered yet, in blocks of neighbours."""
+    blocks: list[tuple[int, int]] = []
+    for i in (~covered).nonzero()[:, 0].tolist():
+        if blocks and blocks[-1][1] == i and i - blocks[-1][0] < block:
+            blocks[-1] = (blocks[-1][0], i + 1)
+        else:
+            blocks.append((i, i + 1))
+    return blocks
+
+
+def _check_out(out: str | Path) -> Path:
+    path = Path(out)
+    if path.suffix != ".parquet":
+        raise ArgumentError(f"out must be a file that ends in .parquet, got {str(out)!r}.")
+    if path.is_dir():
+        raise ArgumentError(f"out is a folder, {str(out)!r}; give a file in it.")
+    check_writable(path.parent)
+    return path
+
+
+_DIGEST = "sdekit digest"
+
+
+@final
+class _Parts:
+    """The table of a run and its finished blocks, on disk."""
+
+    def __init__(self, path: Path, digest: str) -> None:
+        self._path, self._digest = path, digest
+        self._folder = path.with_name(f"{path.name}.parts")
+
+    def finished(self) -> pd.DataFrame | None:
+        """The whole table, if this very run made it.
+
+        Raises:
+            ArgumentError: if the file holds another.
+        """
+        if not self._path.exists():
+            return None
+        found = _read(self._path)
+        if found is None or found[1] != self._digest:
+            raise ArgumentError(
+                f"{str(self._path)!r} holds something else: the table of another model, other data or other settings. "
+                "Give another file, or remove that one."
+            )
+        return found[0]
+
+    def covered(self, n: int) -> Tensor:
+        """Which samples have rows already, bool (n,)."""
+        covered = torch.zeros(n, dtype=torch.bool)
+        for _, start, stop in self._files():
+            covered[start:stop] = True
+        return covered
+
+    def write(self, start: int, stop: int, table: pd.DataFrame) -> None:
+        """Keep the rows of samples start … stop - 1."""
+        check_writable(self._folder)
+        write_atomically(self._folder / f"{self._digest}-{start}-{stop}.parquet", _parquet(table, self._digest))
+
+    def finish(self) -> pd.DataFrame:
+        """All rows, written as the table; the parts are removed."""
+        import pandas as pd
+
+        tables = [found[0] for path, _, _ in self._files() if (found := _read(path)) is not None]
+        whole = pd.concat(tables, ignore_index=True).sort_values("sample", ignore_index=True)
+        write_atomically(self._path, _parquet(whole, self._digest))
+        shutil.rmtree(self._folder)
+        return whole
+
+    def _files(self) -> list[tuple[Path, int, int]]:
+        """Whole parts of this run: file, first sample, one past the last."""
+        files = []
+        for path in sorted(self._folder.glob(f"{self._digest}-*-*.parquet")):
+            if _read(path) is not None:
+                start, stop = (int(word) for word in path.stem.split("-")[1:])
+                files.append((path, start, stop))
+        return files
+
+
+def _parquet(table: pd.DataFrame, digest: str) -> bytes:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    whole = pa.Table.from_pandas(table, preserve_index=False)
+    whole = whole.replace_schema_metadata({**(whole.schema.metadata or {}), _DIGEST: digest})
+    content = io.BytesIO()
+    parquet.write_table(whole, content)
+    return content.getvalue()
+
+
+def _read(path: Path) -> tuple[pd.DataFrame, str] | None:
+    """A table and its digest; None where the file cannot be read as one."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        table = parquet.read_table(path)
+    except (OSError, pa.ArrowException):
+        return None
+    metadata = table.schema.metadata or {}
+    return table.to_pandas(), metadata.get(_DIGEST.encode(), b"").decode()
