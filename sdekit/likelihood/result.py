@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import final
+from typing import Literal, final
 
 import torch
 from torch import Tensor
@@ -14,7 +14,9 @@ from sdekit.errors import ArgumentError
 from sdekit.likelihood.budget import Budget
 from sdekit.solvers.solution import Status
 
-__all__ = ["LogLikelihood", "bin_width"]
+__all__ = ["Kind", "LogLikelihood", "bin_width"]
+
+Kind = Literal["exact", "unbiased", "bound", "approximate"]
 
 
 @final
@@ -25,23 +27,28 @@ class LogLikelihood:
     Attributes:
         log_prob: log-density at t_eps of each sample, in nats with respect to the units of x: float64 (B,). NaN where
             the solve did not reach T.
-        std_error: its standard error from the probes, (B,): 0 with the exact divergence, NaN with one probe.
-        latent: where the probability flow takes x at T, of the shape and dtype of x.
+        std_error: its standard error from what was drawn (probes, paths, times), (B,): 0 with the exact divergence, NaN
+            where it cannot be told.
+        latent: where the probability flow takes x at T, of the shape and dtype of x; None where no flow was solved.
         nfe: network evaluations, counted at the network; an int, or (B,) where samples differ.
         budget: the errors of log_prob.
         status: "success", or why an adaptive solver ended early.
-        divergence: how the trace was had.
+        divergence: how the trace was had; for estimators without a trace, how they were set.
         dim: d, the number of coordinates of one sample.
+        kind: what log_prob is, apart from `budget`: "exact" (the flow with the exact trace), "unbiased" (the flow with
+            an estimated trace: log_prob is right in the mean over probes), "bound" (at most log p, in the mean over
+            draws) or "approximate" (biased by its steps).
     """
 
     log_prob: Tensor
     std_error: Tensor
-    latent: Tensor
+    latent: Tensor | None
     nfe: int | Tensor
     budget: Budget
     status: Status
     divergence: str
     dim: int
+    kind: Kind = "unbiased"
 
     @property
     def log_prob_0(self) -> Tensor:
@@ -56,12 +63,13 @@ class LogLikelihood:
         nfe: int | Tensor = parts[0].nfe
         if not all(isinstance(p.nfe, int) and p.nfe == nfe for p in parts):
             nfe = torch.cat([torch.as_tensor(p.nfe).expand(len(p.log_prob)) for p in parts])
+        latents = [p.latent for p in parts if p.latent is not None]
         ended: list[Status] = [p.status for p in parts if p.status != "success"]
         return replace(
             parts[0],
             log_prob=torch.cat([p.log_prob for p in parts]),
             std_error=torch.cat([p.std_error for p in parts]),
-            latent=torch.cat([p.latent for p in parts]),
+            latent=torch.cat(latents) if latents else None,
             nfe=nfe,
             budget=Budget.join([p.budget for p in parts]),
             status=ended[0] if ended else "success",
@@ -90,8 +98,8 @@ class LogLikelihood:
             float(torch.sqrt(self.std_error.square().sum()) / len(self.std_error)),
         )
         return (
-            f"LogLikelihood({len(self.log_prob)} samples, mean {mean:.6g} nats, probe error of the mean {error:.2g}, "
-            f"divergence={self.divergence}, nfe={nfe}, status={self.status!r})"
+            f"LogLikelihood({len(self.log_prob)} samples, {self.kind}, mean {mean:.6g} nats, probe error of the mean "
+            f"{error:.2g}, divergence={self.divergence}, nfe={nfe}, status={self.status!r})"
         )
 
 
