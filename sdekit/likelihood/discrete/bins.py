@@ -85,7 +85,7 @@ class Bins:
         if bool(off.any()):
             value, centre = float(x[off][0]), float(self.centres(nearest)[off][0])
             raise ArgumentError(
-                f"{int(off.sum())} of {x.numel()} values of x are not at the centre of a bin, for instance {value:.7g}; "
+                f"{int(off.sum())} of {x.numel()} values of x are at no bin's centre, for instance {value:.7g}: "
                 f"the nearest of the {self.levels} bins over {tuple(self.data_range)} has its centre at {centre:.7g}. "
                 f"{self._mending(x)}"
             )

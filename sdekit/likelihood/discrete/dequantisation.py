@@ -70,4 +70,3 @@ class TruncatedNormal(Dequantisation):
         d = z[0].numel()
         log_q = -0.5 * standard.reshape(len(z), -1).square().sum(1)
         return self.std * standard, log_q - d * (0.5 * math.log(2 * math.pi) + math.log(self.std) + math.log(mass))
-

@@ -1,6 +1,6 @@
 r"""The importance-weighted bound from K draws, and what is known of its error.
 
-    L_K = log (1/K) sum_k w_k,    E L_1 <= E L_2 <= … <= log P = log E w        (Burda et al. 2016, arXiv 1509.00519)
+L_K = log (1/K) sum_k w_k,    E L_1 <= E L_2 <= … <= log P = log E w        (Burda et al. 2016, arXiv 1509.00519)
 """
 
 from __future__ import annotations
@@ -47,8 +47,9 @@ def weighted(logs: Tensor, errors: Tensor) -> Weighted:
     r"""The bound from log-weights (K, B), each with independent noise of standard error `errors` (K, B), NaN if unknown.
 
     Noise of variance s^2 in a logarithm raises the mean of its exponential. With shares W_k = w_k/sum w, by
-    sum_k W_k (1 - W_k) s_k^2/2 to second order in L_K, which is subtracted; an unknown error counts as none here, and
-    the standard error is then NaN.
+    sum_k W_k (1 - W_k) s_k^2/2 to second order in L_K, which is subtracted. Standard errors from few probes are wide
+    ones: then too much is subtracted rather than too little. An unknown error counts as none here, and the standard
+    error is then NaN.
 
     The gap is the jackknife's (Quenouille 1949; Nowozin 2018, "Debiasing evidence approximations"), to order 1/K:
 
