@@ -1,4 +1,4 @@
-"""log_likelihood: against closed forms; the statistics of its probes; evaluations counted; units; budget; errors."""
+"""log_likelihood: against closed forms; its probes and their error; evaluations counted; units; budget; errors."""
 
 from __future__ import annotations
 
@@ -12,9 +12,18 @@ from torch import Tensor
 from sdekit import solvers
 from sdekit.dynamics import ProbabilityFlow
 from sdekit.errors import ArgumentError, NonFiniteError, ShapeError, UnknownNameError, UnsupportedError
-from sdekit.likelihood import Exact, Hutchinson, LogLikelihood, log_likelihood
+from sdekit.grids import make_grid
+from sdekit.likelihood import (
+    Exact,
+    GaussianControl,
+    Hutchinson,
+    HutchPP,
+    LogLikelihood,
+    XTrace,
+    log_likelihood,
+)
+from sdekit.likelihood.flow import LogSigmaFlow
 from sdekit.models import Prediction, ScoreModel
-from sdekit.noise import KeyedNoise
 from sdekit.sampling import solve
 from sdekit.sdes import DIFFUSION_SDES, EDMSDE, VESDE, VPSDE, CustomDiffusionSDE
 from sdekit.targets import Gaussian, GaussianMixture, digits, ring
@@ -45,7 +54,7 @@ def truth(target, sde, x: Tensor) -> Tensor:
 
 
 def of_flow(target: Gaussian, sde, x: Tensor, data_std: float) -> Tensor:
-    """What the flow itself makes of a Gaussian: log p at t_min with the prior in place of p_T at the flow's end."""
+    """What the flow itself makes of a Gaussian: log p at t_min, "standard" prior in place of p_T at the flow's end."""
     end = target.flow_map(x, sde.t_min, sde.t_max, sde)
     prior = sde.prior_log_prob(end, data_std=data_std)
     return truth(target, sde, x) + prior - target.log_prob_at(end, sde.t_max, sde)
@@ -78,23 +87,72 @@ def test_the_density_of_a_gaussian_is_exact_under_every_sde(sde) -> None:
     target = gaussian()
     model = target.score_model(sde)
     x = at_start(target, sde, 5)
-    ll = log_likelihood(model, x, steps=60)
-    # RK4 with h up to 0.23 (flow: 13.8 units of u), so h^4 = 3e-3; measured 5e-4 (flow) and below.
-    torch.testing.assert_close(ll.log_prob, of_flow(target, sde, x, model.data_std), rtol=0, atol=1e-3)
-    torch.testing.assert_close(ll.latent, target.flow_map(x, sde.t_min, sde.t_max, sde), rtol=1e-3, atol=1e-3)
+    ll = log_likelihood(model, x, prior="standard")
+    assert ll.nfe == 59
+    # Order 4 with 58 steps over 10 to 14 units of u; measured 3e-5 (VP).
+    torch.testing.assert_close(ll.log_prob, of_flow(target, sde, x, model.data_std), rtol=0, atol=1e-4)
+    torch.testing.assert_close(ll.latent, target.flow_map(x, sde.t_min, sde.t_max, sde), rtol=1e-4, atol=1e-4)
     assert torch.equal(ll.std_error, torch.zeros(5, dtype=torch.float64))
 
 
-@pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("heun", 2), ("rk4", 4)])
-def test_fixed_step_solvers_converge_at_their_order(solver: str, order: int) -> None:
+DETERMINISTIC = [
+    name
+    for name, solver in ((name, solvers.get(name)) for name in solvers.names())
+    if not solver.stochastic and not set(solver.needs) - {"score"}
+]
+FIRST_ORDER = ("euler", "ddim")
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_any_deterministic_solver_of_the_catalogue_gives_the_same_density(name: str) -> None:
+    target = ring()
+    model, network = counting(target)
+    x = at_start(target, VP, 2)
+    solver = solvers.get(name)
+    how = {} if solver.adaptive else {"steps": 400 if name in FIRST_ORDER else 100}
+    ll = log_likelihood(model, x, solver=name, **how)
+    assert ll.status == "success"
+    # 100 steps, 400 of order 1 (Euler's has an error of 0.3 in the trace's path), or tolerances of 1e-5; the others are
+    # within 0.07 (heun, midpoint). A node or a weight out of place costs more.
+    tolerance = 0.4 if name == "euler" else 0.1
+    torch.testing.assert_close(ll.log_prob, truth(target, VP, x), rtol=0, atol=tolerance)
+    expected = target_flow_end(target, x)
+    torch.testing.assert_close(ll.latent, expected, rtol=0, atol=tolerance)
+    nfe = ll.nfe if isinstance(ll.nfe, int) else int(ll.nfe.max())
+    assert nfe <= network.calls  # adaptive samples that are done early are left out of later calls
+    if solver.evaluations_per_step is not None and not solver.adaptive:
+        assert nfe == network.calls
+
+
+def target_flow_end(target, x: Tensor) -> Tensor:
+    """Where the flow of the target's VP model takes x at T, by another way than the likelihood's."""
+    flow = ProbabilityFlow(target.score_model(VP))
+    return solve(flow, x, t0=VP.t_min, t1=1.0, solver="dormand_prince_8", grid="log_snr", steps=100).x
+
+
+@pytest.mark.parametrize("name", ["euler_maruyama", "dpmpp_2m_sde", "shark", "ubu"])
+def test_solvers_of_other_equations_say_so(name: str) -> None:
+    model, network = counting(ring())
+    with pytest.raises(UnsupportedError, match="probability flow, an ODE"):
+        log_likelihood(model, torch.zeros(2, 2), solver=name, steps=10)
+    assert network.calls == 0
+
+
+@pytest.mark.parametrize(
+    ("solver", "order"), [("euler", 1), ("ddim", 1), ("heun", 2), ("dpmpp_2m", 2), (None, 4), ("rk4", 4)]
+)
+def test_fixed_step_solvers_converge_at_their_order(solver: str | None, order: int) -> None:
     target = gaussian()
-    x = at_start(target, VP, 4)
+    x = at_start(target, VP, 8)
     model = target.score_model(VP)
     expected = of_flow(target, VP, x, model.data_std)
     coarse, fine = (
-        (log_likelihood(model, x, solver=solver, steps=steps).log_prob - expected).abs().mean() for steps in (60, 120)
+        (log_likelihood(model, x, solver=solver, steps=n, grid="log_snr", prior="standard").log_prob - expected)
+        .abs()
+        .mean()
+        for n in (100, 200)
     )
-    # The slope at a finite step; a method of one order less would be off by 1.
+    # The slope at a finite step: measured 0.8 (euler) and within 0.25 of the order (others).
     assert float(torch.log2(coarse / fine)) == pytest.approx(order, abs=0.35)
 
 
@@ -102,50 +160,72 @@ def test_fixed_step_solvers_converge_at_their_order(solver: str, order: int) -> 
 def test_the_density_of_the_ring(sde) -> None:
     target = ring()
     x = at_start(target, sde, 64)
-    ll = log_likelihood(target.score_model(sde), x, steps=30)
-    assert ll.nfe == 120
-    # RK4 in ln(sigma/alpha) at 120 evaluations: measured 1.1e-3 (VP) and 1.4e-3 (EDM) nats.
-    assert float((ll.log_prob - truth(target, sde, x)).abs().mean()) < 2e-3
+    ll = log_likelihood(target.score_model(sde), x)
+    assert ll.nfe == 60
+    # 60 evaluations: measured 8e-5 (VP) and 1e-4 (EDM) nats; promised: 1e-3.
+    assert float((ll.log_prob - truth(target, sde, x)).abs().mean()) < 3e-4
 
 
 def test_the_density_of_the_digits() -> None:
-    # 64 dimensions, exact trace: measured 0.05 nats at 120 evaluations, 0.024 of them digits against the prior at T.
+    # 64 dimensions, exact trace, 60 evaluations: measured 0.003 nats, promised 0.02 in the mean.
     target = digits()
-    x = at_start(target, VP, 1)
-    ll = log_likelihood(target.score_model(VP), x, divergence="exact", steps=30)
-    assert ll.nfe == 120
-    assert float((ll.log_prob - truth(target, VP, x)).abs().max()) < 0.15
+    x = at_start(target, VP, 2)
+    ll = log_likelihood(target.score_model(VP), x, divergence="exact")
+    assert ll.nfe == 60
+    assert float((ll.log_prob - truth(target, VP, x)).abs().mean()) < 0.02
+
+
+def test_log_prob_0_is_the_density_of_the_data_itself() -> None:
+    target = ring()
+    x = target.sample(32, seed=3, dtype=torch.float64)
+    sde = EDMSDE()  # sigma of t_min: 0.002, a fiftieth of what the ring varies over
+    ll = log_likelihood(target.score_model(sde), x, steps=300)
+    exact = target.log_prob(x)
+    assert torch.equal(ll.log_prob_0, ll.log_prob - ll.budget.truncation)
+    # What is left is of second order in (0.002/0.105)^2 = 4e-4, and the integration's own error.
+    left, all_of_it = (ll.log_prob_0 - exact).abs().max(), (ll.log_prob - exact).abs().max()
+    assert float(left) < 0.02 * float(all_of_it)
 
 
 def test_one_dimension_integrates_to_one_whatever_the_network_knows() -> None:
     # Any smooth field's flow is a bijection of the line, so its density integrates to 1, score or no score.
     x = torch.linspace(-6, 6, 1201, dtype=torch.float64)
     model = ScoreModel(lambda x, t: torch.tanh(2 * x + 0.3 * t), VESDE(sigma_max=10.0), "data")
-    ll = log_likelihood(model, x, t_eps=0.45, steps=60)
+    ll = log_likelihood(model, x, t_eps=0.45, steps=60, prior="standard")
     assert ll.log_prob.shape == (1201,)
     total = float(torch.trapezoid(ll.log_prob.exp(), x))
-    # Spacing 0.01 for a smooth density of width sigma(t_eps) = 0.2, and RK4 with h = 0.06.
+    # Spacing 0.01 for a smooth density of width sigma(t_eps) = 0.2, and order 4 with h = 0.06.
     assert total == pytest.approx(1.0, abs=1e-5)
-
-
-def test_scipy_and_rk4_agree() -> None:
-    target = ring()
-    model = target.score_model(VP)
-    x = at_start(target, VP, 6)
-    fixed = log_likelihood(model, x, steps=100)
-    adaptive = log_likelihood(model, x, solver="scipy:DOP853", rtol=1e-7, atol=1e-7)
-    # Two methods of different kinds, each with an error of about 1e-5 nats here.
-    torch.testing.assert_close(adaptive.log_prob, fixed.log_prob, rtol=0, atol=1e-4)
-    torch.testing.assert_close(adaptive.latent, fixed.latent, rtol=0, atol=1e-4)
-    assert adaptive.status == "success"
 
 
 def test_the_latent_is_where_the_probability_flow_ends() -> None:
     target = ring()
-    model = target.score_model(VP)
     x = at_start(target, VP, 6)
-    end = solve(ProbabilityFlow(model), x, t0=VP.t_min, t1=1.0, solver="scipy:DOP853", rtol=1e-7, atol=1e-7).x
-    torch.testing.assert_close(log_likelihood(model, x, steps=100).latent, end, rtol=0, atol=1e-4)
+    ll = log_likelihood(target.score_model(VP), x)
+    torch.testing.assert_close(ll.latent, target_flow_end(target, x), rtol=0, atol=2e-4)
+
+
+def test_the_flow_in_log_sigma_is_the_probability_flow() -> None:
+    target = ring()
+    model = target.score_model(VP)
+    flow = LogSigmaFlow(model, (VP.t_min, 1.0))
+    t, step = 0.3, 1e-4
+    a, b = (torch.tensor(v, dtype=torch.float64) for v in (t - step, t + step))
+    ratio = torch.log(VP.sigma_ratio(b)) - torch.log(VP.sigma_ratio(a))
+    x = at_start(target, VP, 3)
+    middle = torch.tensor(t, dtype=torch.float64)
+    u = torch.log(VP.sigma_ratio(middle))
+    assert float(flow.time(u)) == pytest.approx(t, abs=1e-9)
+    # d(x/alpha)/dt of the flow in t, by the quotient rule, against drift times du/dt, both by central differences.
+    moving = ProbabilityFlow(model).drift(x, middle) / VP.alpha(middle)
+    falling = x * (1 / VP.alpha(b) - 1 / VP.alpha(a)) / (2 * step)
+    torch.testing.assert_close(
+        flow.drift(x / VP.alpha(middle), u) * ratio / (2 * step), moving + falling, rtol=1e-5, atol=1e-5
+    )
+    with pytest.raises(ArgumentError, match="ODE"):
+        flow.diffusion(x, u)
+    with pytest.raises(ArgumentError, match="ODE"):
+        flow.noise_shape(x.shape)
 
 
 @pytest.mark.parametrize("prediction", get_args(Prediction))
@@ -157,9 +237,11 @@ def test_every_prediction_gives_the_same_density(prediction: Prediction) -> None
     )
     x = at_start(target, VP, 3)
     # The same numbers but for float64 rounding, magnified by 1/sigma^2 = 1e4 where the score is what is predicted.
-    torch.testing.assert_close(
-        log_likelihood(model, x, steps=10).log_prob, log_likelihood(exact, x, steps=10).log_prob, rtol=0, atol=1e-9
-    )
+    a, b = (log_likelihood(m, x, steps=10, prior="standard").log_prob for m in (model, exact))
+    torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
+    # Unless asked for, the prior is matched where the network knows the data's mean at T.
+    known = prediction not in ("noise", "score")
+    assert log_likelihood(model, x, steps=10).nfe == 11 + known
 
 
 def test_the_prior_holds_the_data() -> None:
@@ -168,17 +250,33 @@ def test_the_prior_holds_the_data() -> None:
     target = Gaussian(torch.zeros(4, dtype=torch.float64), 1.0)
     x = at_start(target, sde, 5)
     exact = target.score_model(sde)
-    ll = log_likelihood(exact, x)
-    torch.testing.assert_close(ll.log_prob, truth(target, sde, x), rtol=0, atol=1e-5)
-    textbook = log_likelihood(ScoreModel(exact.network, sde, "v"), x)
+    for prior in ("standard", "matched"):
+        ll = log_likelihood(exact, x, prior=prior)
+        torch.testing.assert_close(ll.log_prob, truth(target, sde, x), rtol=0, atol=1e-5)
+    textbook = log_likelihood(ScoreModel(exact.network, sde, "v"), x, prior="standard")
     assert float((textbook.log_prob - ll.log_prob).abs().max()) > 0.1
+
+
+def test_the_matched_prior_has_the_mean_of_the_data() -> None:
+    # A mean of 1.5 in each coordinate that VE's sigma_T = 2 does not drown: N(0, (E x^2 + 4) I) costs half a nat.
+    sde = VESDE(sigma_max=2.0)
+    target = Gaussian(torch.full((4,), 1.5, dtype=torch.float64), 0.25)
+    model = target.score_model(sde)
+    x = at_start(target, sde, 200)
+    matched, standard = (log_likelihood(model, x, prior=prior) for prior in ("matched", "standard"))
+    exact = truth(target, sde, x)
+    # D(0, T) = m C^-1 ... shrinks the mean by sigma_T^2 = 4 against 0.25: m 4/4.25; the rest is left over.
+    error = (matched.log_prob - exact).abs().mean()
+    assert float(error) < 0.1 * float((standard.log_prob - exact).abs().mean())
+    assert float(matched.budget.prior.mean()) < float(standard.budget.prior.mean())
+    assert (matched.nfe, standard.nfe) == (60, 59)
 
 
 def test_t_eps_is_where_the_density_is_had() -> None:
     target = ring()
     x = at_start(target, VP, 8)
     for t in (1e-4, 0.2):
-        ll = log_likelihood(target.score_model(VP), x, t_eps=t, steps=60)
+        ll = log_likelihood(target.score_model(VP), x, t_eps=t)
         torch.testing.assert_close(ll.log_prob, target.log_prob_at(x, t, VP), rtol=0, atol=1e-3)
 
 
@@ -187,9 +285,9 @@ def test_any_grid_serves(grid: str) -> None:
     target = gaussian()
     x = at_start(target, VP, 3)
     model = target.score_model(VP)
-    ll = log_likelihood(model, x, grid=grid, steps=60)
-    # Wherever the steps are, they converge to the same; RK4 with 60 of them, measured up to 5e-4 (power).
-    torch.testing.assert_close(ll.log_prob, of_flow(target, VP, x, model.data_std), rtol=0, atol=1e-3)
+    ll = log_likelihood(model, x, grid=grid, steps=120, prior="standard")
+    # Wherever the steps are, they converge to the same: measured up to 2e-5 (karras).
+    torch.testing.assert_close(ll.log_prob, of_flow(target, VP, x, model.data_std), rtol=0, atol=1e-4)
 
 
 def test_the_users_own_places() -> None:
@@ -199,7 +297,7 @@ def test_the_users_own_places() -> None:
     places[0], places[-1] = VP.t_min, 1.0
     model = target.score_model(VP)
     ll = log_likelihood(model, x, grid=places)
-    assert ll.nfe == 120
+    assert ll.nfe == 32  # 30 steps, the end, the prior
     assert torch.equal(ll.log_prob, log_likelihood(model, x, grid=places.flip(0)).log_prob)
     with pytest.raises(ArgumentError, match="runs from"):
         log_likelihood(model, x, grid=places[1:])
@@ -242,9 +340,9 @@ def test_conditions_reach_the_network_and_are_cut_with_the_batch() -> None:
     label = torch.tensor([2, 0, 1, 1])
     x = torch.stack([at_start(each[k], VP, 1, seed=i)[0] for i, k in enumerate(label.tolist())])
     expected = torch.cat([of_flow(each[k], VP, x[i : i + 1], 1.0) for i, k in enumerate(label.tolist())])
-    ll = log_likelihood(model, x, condition={"label": label}, steps=40)
-    torch.testing.assert_close(ll.log_prob, expected, rtol=0, atol=1e-3)  # RK4 with 40 steps
-    again = log_likelihood(model.with_condition(label=label), x, steps=40, chunk=3)
+    ll = log_likelihood(model, x, condition={"label": label}, prior="standard")
+    torch.testing.assert_close(ll.log_prob, expected, rtol=0, atol=1e-4)  # 59 evaluations
+    again = log_likelihood(model.with_condition(label=label), x, prior="standard", chunk=3)
     assert torch.equal(again.log_prob, ll.log_prob)
 
 
@@ -281,9 +379,9 @@ def test_fixed_probes_have_the_variance_of_hutchinsons_estimate(distribution: st
     n, probes = 4000, 2
     x = at_start(target, VP, 1).expand(n, 5)
     model = target.score_model(VP)
-    exact = log_likelihood(model, x[:1], divergence="exact", steps=20)
+    exact = log_likelihood(model, x[:1], divergence="exact", steps=40)
     ll = log_likelihood(
-        model, x, probes=probes, probe_distribution=distribution, probes_along="fixed", steps=20, seed=3
+        model, x, probes=probes, probe_distribution=distribution, probes_along="fixed", steps=40, seed=3
     )
     m = integrated_jacobian(target, VP)
     square = float(m.square().sum())
@@ -291,89 +389,147 @@ def test_fixed_probes_have_the_variance_of_hutchinsons_estimate(distribution: st
     assert float(ll.log_prob.var()) == pytest.approx(variance, rel=0.15)  # sd of a variance of 4000: 2 to 5 %
     bias = float(ll.log_prob.mean() - exact.log_prob[0])
     assert abs(bias) < 4 * math.sqrt(variance / n)
-    # Calibrated: the mean of the squared standard errors is the variance.
-    assert float(ll.std_error.square().mean()) == pytest.approx(variance, rel=0.15)
+    # One degree of freedom for each: twofold the spread, as far as it may be widened, wherever there is any.
+    assert float(ll.std_error.square().mean()) == pytest.approx(4 * variance, rel=0.15)
 
 
-@pytest.mark.parametrize("distribution", ["rademacher", "gaussian"])
-def test_independent_probes_are_unbiased_and_their_error_is_calibrated(distribution: str) -> None:
+@pytest.mark.parametrize("distribution", ["rademacher", "gaussian", "adapted", "hadamard"])
+def test_probes_are_unbiased_and_more_of_them_are_better(distribution: str) -> None:
     target = ring()
-    n = 3000
+    n = 2000
     x = at_start(target, VP, 1).expand(n, 2)
     model = target.score_model(VP)
-    exact = float(log_likelihood(model, x[:1], steps=15).log_prob)
+    exact = float(log_likelihood(model, x[:1], steps=40).log_prob)
     spread = {}
-    for probes in (2, 8):
-        ll = log_likelihood(model, x, probes=probes, probe_distribution=distribution, steps=15, seed=5)
+    for probes in (1, 4):
+        ll = log_likelihood(model, x, probes=probes, probe_distribution=distribution, steps=40, seed=5)
         spread[probes] = float(ll.log_prob.std())
         assert abs(float(ll.log_prob.mean()) - exact) < 4 * spread[probes] / math.sqrt(n)
-        assert float(ll.std_error.square().mean().sqrt()) == pytest.approx(spread[probes], rel=0.1)
-    # The error falls as 1/sqrt(K): a factor of 2, to the 2 % of a standard deviation of 3000.
-    assert spread[2] / spread[8] == pytest.approx(2.0, rel=0.1)
+    # As 1/sqrt(K): a factor of 2, to the 2 % of a standard deviation of 2000; four also find the directions better.
+    assert spread[1] / spread[4] > 1.8
 
 
-def test_independent_probes_beat_fixed_ones_on_a_fixed_grid() -> None:
-    target = ring()
-    x = at_start(target, VP, 400)
+@pytest.mark.parametrize("probes", [1, 2, 4])
+@pytest.mark.parametrize("distribution", ["adapted", "rademacher"])
+def test_the_standard_error_is_calibrated(distribution: str, probes: int) -> None:
+    # A mixture that nothing was fitted to, in 6 dimensions; 300 samples of 2 seeds.
+    generator = torch.Generator().manual_seed(17)
+    means = torch.randn(9, 6, generator=generator, dtype=torch.float64)
+    target = GaussianMixture(None, means, 0.05)
+    x = at_start(target, VP, 300)
     model = target.score_model(VP)
-    exact = log_likelihood(model, x, steps=30).log_prob
+    exact = log_likelihood(model, x, steps=100).log_prob
+    z = torch.cat(
+        [
+            (ll.log_prob - exact).abs() / ll.std_error
+            for ll in (
+                log_likelihood(model, x, probes=probes, probe_distribution=distribution, steps=100, seed=seed)
+                for seed in (1, 2)
+            )
+        ]
+    )
+    # Promised 64 to 72 and 93 to 97 %; 600 of them tell it to 2 and 1 %, and one probe is rougher.
+    assert 0.60 < float((z < 1).double().mean()) < 0.78
+    assert 0.89 < float((z < 1.96).double().mean()) < 0.985
 
-    def error(along: str) -> float:
-        ll = log_likelihood(model, x, probes=1, probes_along=along, steps=30)  # type: ignore[arg-type]
+
+def test_adapted_probes_beat_all_others_at_one_product_an_evaluation() -> None:
+    target = ring()
+    x = at_start(target, VP, 300)
+    model = target.score_model(VP)
+    exact = log_likelihood(model, x, steps=118).log_prob
+
+    def error(distribution: str, along: str = "independent") -> float:
+        ll = log_likelihood(
+            model,
+            x,
+            probes=1,
+            probe_distribution=distribution,
+            probes_along=along,
+            steps=118,  # type: ignore[arg-type]
+        )
+        assert ll.nfe == 120
         return float((ll.log_prob - exact).square().mean().sqrt())
 
-    # METHODS measured 0.99 against 0.27 nats.
-    assert error("fixed") > 2 * error("independent")
+    fixed, independent = error("rademacher", "fixed"), error("rademacher")
+    hadamard, adapted = error("hadamard"), error("adapted")
+    # Measured 0.97, 0.17, 0.013 and 0.0054; promised for the best: 0.02.
+    assert fixed > 2 * independent
+    assert independent > 5 * hadamard
+    assert hadamard > 1.5 * adapted
+    assert adapted < 0.02
 
 
-def test_one_probe_has_no_standard_error() -> None:
+def test_a_control_helps_where_the_jacobian_is_like_a_gaussians() -> None:
+    # On a Gaussian of the same covariance, J - J_G is 0 and beta finds 1 at the second node.
+    target = gaussian(20)
+    model = target.score_model(VP)
+    x = at_start(target, VP, 40)
+    exact = log_likelihood(model, x, divergence="exact").log_prob
+    control = GaussianControl(target.covariance())
+    fitted = GaussianControl.fit(target.sample(20_000, seed=1, dtype=torch.float64))
+
+    def error(control: GaussianControl | None) -> float:
+        ll = log_likelihood(model, x, probes=1, probe_distribution="rademacher", control=control)
+        return float((ll.log_prob - exact).square().mean().sqrt())
+
+    none = error(None)
+    assert error(control) < 0.05 * none
+    assert error(fitted) < 0.1 * none
+
+
+def test_one_probe_has_no_standard_error_where_it_cannot_be_told() -> None:
     target = ring()
-    ll = log_likelihood(target.score_model(VP), at_start(target, VP, 3), probes=1, steps=5)
-    assert bool(ll.std_error.isnan().all())
-    assert bool(ll.log_prob.isfinite().all())
-    assert "nan" in str(ll.budget)
+    x = at_start(target, VP, 3)
+    model = target.score_model(VP)
+    # All of one draw; or fewer blocks of two nodes than the five that a scatter needs.
+    fixed = {"probe_distribution": "rademacher", "probes_along": "fixed"}
+    for how in ({**fixed, "steps": 40}, {"steps": 7}):
+        ll = log_likelihood(model, x, probes=1, **how)
+        assert bool(ll.std_error.isnan().all())
+        assert bool(ll.log_prob.isfinite().all())
+        assert "nan" in str(ll.budget)
+    assert bool(log_likelihood(model, x, probes=1, steps=9).std_error.isfinite().all())
 
 
 def test_rademacher_probes_are_exact_for_a_diagonal_jacobian() -> None:
     target = Gaussian(torch.zeros(4, dtype=torch.float64), torch.tensor([0.1, 0.5, 1.0, 2.0], dtype=torch.float64))
     x = at_start(target, VP, 3)
     model = target.score_model(VP)
-    estimated = log_likelihood(model, x, divergence="hutchinson", steps=10)
-    torch.testing.assert_close(estimated.log_prob, log_likelihood(model, x, steps=10).log_prob, rtol=0, atol=1e-12)
-    assert float(estimated.std_error.max()) < 1e-12
+    exact = log_likelihood(model, x, steps=30).log_prob
+    # The adapted basis starts from the standard one, which these are the eigenvectors of, and leaves it as soon as
+    # products mix them: only "rademacher" and "hadamard" keep to it.
+    for distribution in ("rademacher", "hadamard"):
+        ll = log_likelihood(model, x, probe_distribution=distribution, steps=30)
+        torch.testing.assert_close(ll.log_prob, exact, rtol=0, atol=1e-12)
+        assert float(ll.std_error.max()) < 1e-12
 
 
 def test_exact_traces_in_several_rows_at_once() -> None:
     target = gaussian(5)
     x = at_start(target, VP, 3)
     model = target.score_model(VP)
-    one, three = (log_likelihood(model, x, divergence=Exact(rows), steps=10).log_prob for rows in (1, 3))
-    torch.testing.assert_close(three, one, rtol=0, atol=1e-12)  # other orders of the same sums
+    one, three, all_five = (
+        log_likelihood(model, x, divergence=Exact(rows), steps=10).log_prob for rows in (1, 3, None)
+    )
+    torch.testing.assert_close(three, one, rtol=0, atol=1e-12)  # vmapped products round otherwise
+    torch.testing.assert_close(all_five, one, rtol=0, atol=1e-12)
 
 
 def test_the_divergence_chosen_is_named() -> None:
     small, large = gaussian(3), Gaussian(torch.zeros(40, dtype=torch.float64), 1.0)
     x = at_start(small, VP, 2)
     model = small.score_model(VP)
-    assert log_likelihood(model, x, steps=2).divergence == "Exact(rows=1)"
-    assert log_likelihood(model, x, steps=2, probes=3).divergence == repr(Hutchinson(3, "rademacher", "independent"))
+    assert log_likelihood(model, x, steps=2).divergence == repr(Exact())
+    assert log_likelihood(model, x, steps=2, probes=3).divergence == repr(Hutchinson(3))
+    kind = log_likelihood(model, x, steps=2, probe_distribution="gaussian").divergence
+    assert kind == repr(Hutchinson(2, "gaussian", "independent"))
     ll = log_likelihood(large.score_model(VP), at_start(large, VP, 2), steps=2)
-    assert ll.divergence == repr(Hutchinson(4, "rademacher", "independent"))
-    adaptive = log_likelihood(model, x, solver="scipy:RK45", divergence="hutchinson")
-    assert adaptive.divergence == repr(Hutchinson(4, "rademacher", "fixed"))
-
-
-def test_the_augmented_flow_draws_the_same_probes_in_a_second_solve() -> None:
-    target = ring()
-    x = at_start(target, VP, 3)
-    traces = Hutchinson(2, along="independent").open((3, 2), KeyedNoise(0), dtype=x.dtype, device=x.device)
-    flow = AugmentedFlow(target.score_model(VP), traces, (3, 2), x.dtype, (VP.t_min, 1.0), torch.zeros(3))
-    start = torch.cat([x, torch.zeros(3, 2)], 1)
-    first, second = (solve(flow, start, t0=-4.0, t1=4.0, solver="rk4", steps=4) for _ in range(2))
-    assert torch.equal(first.x, second.x)
-    assert (first.nfe, second.nfe) == (16, 16)
-    with pytest.raises(ArgumentError, match="ODE"):
-        flow.diffusion(start, torch.tensor(0.0))
+    assert ll.divergence == repr(Hutchinson(2, "adapted", "independent"))
+    for name, chosen in (("hutch++", HutchPP()), ("xtrace", XTrace())):
+        ll = log_likelihood(large.score_model(VP), at_start(large, VP, 2), steps=2, divergence=name)
+        assert ll.divergence == repr(chosen)
+    assert log_likelihood(model, x, steps=2, divergence=HutchPP(3)).divergence == repr(HutchPP(3))
 
 
 # Alone, in a batch, beside an outlier, in chunks ---------------------------------------------------------------------
@@ -382,13 +538,20 @@ def test_the_augmented_flow_draws_the_same_probes_in_a_second_solve() -> None:
 @pytest.mark.parametrize(
     "how",
     [
-        {"solver": "rk4", "steps": 8},
+        {"steps": 20},
+        {"steps": 20, "probes": 1},
+        {"steps": 20, "probes": 2, "integration_error": True},
+        {"steps": 20, "probes": 2, "probe_distribution": "hadamard"},
+        {"steps": 8, "probes_along": "fixed", "probe_distribution": "gaussian"},
+        {"steps": 8, "probes": 1, "control": GaussianControl(torch.eye(2)), "probe_distribution": "rademacher"},
+        {"steps": 8, "divergence": HutchPP(3)},
+        {"solver": "rk4", "steps": 8, "integration_error": True},
         {"solver": "heun", "steps": 8, "divergence": "hutchinson"},
-        {"solver": "rk4", "steps": 8, "probes_along": "fixed", "probe_distribution": "gaussian"},
-        {"solver": "rk4", "steps": 8, "probes": 2, "integration_error": True},
+        {"solver": "unipc", "steps": 8, "divergence": "hutchinson"},
         {"solver": "scipy:RK45", "per_sample": True, "divergence": "hutchinson", "rtol": 1e-3, "atol": 1e-3},
+        {"solver": "adaptive:tsitouras_5", "steps": 12, "probes": 2, "integration_error": True},
     ],
-    ids=lambda how: f"{how['solver']}-{len(how)}",
+    ids=lambda how: "-".join(map(str, how.values()))[:60],
 )
 def test_a_sample_is_the_same_alone_in_chunks_and_beside_an_outlier(how) -> None:
     target = ring()
@@ -399,11 +562,13 @@ def test_a_sample_is_the_same_alone_in_chunks_and_beside_an_outlier(how) -> None
     chunked = log_likelihood(model, x, seed=4, chunk=3, **how)
     alone = log_likelihood(model, x[2:3], seed=4, first=2, **how)
     for name in ("log_prob", "std_error", "latent"):
-        assert torch.equal(getattr(whole, name), getattr(chunked, name)), name
-        assert torch.equal(getattr(whole, name)[2:3], getattr(alone, name)), name
+        torch.testing.assert_close(getattr(chunked, name), getattr(whole, name), rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(getattr(alone, name), getattr(whole, name)[2:3], rtol=0, atol=0, equal_nan=True)
     for name, value in whole.budget.to_dict().items():
         other = alone.budget.to_dict()[name]
-        assert (value is None and other is None) or torch.equal(value[2:3], other), name
+        assert (value is None) == (other is None), name
+        if value is not None and other is not None:
+            torch.testing.assert_close(other, value[2:3], rtol=0, atol=0, equal_nan=True)
     nfe = whole.nfe if isinstance(whole.nfe, int) else int(whole.nfe[2])
     assert int(alone.nfe) == nfe
 
@@ -431,34 +596,60 @@ def test_seeds_and_generators() -> None:
 # What it cost --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("solver", "per_step"), [("euler", 1), ("heun", 2), ("rk4", 4)])
+@pytest.mark.parametrize(("solver", "per_step"), [(None, 1), ("euler", 1), ("heun", 2), ("unipc", 1), ("rk4", 4)])
 @pytest.mark.parametrize("divergence", ["exact", "hutchinson"])
-def test_one_network_call_an_evaluation(solver: str, per_step: int, divergence: str) -> None:
+def test_one_network_call_an_evaluation(solver: str | None, per_step: int, divergence: str) -> None:
     model, network = counting(ring())
     x = at_start(ring(), VP, 3)
     ll = log_likelihood(model, x, solver=solver, steps=7, divergence=divergence)
-    assert ll.nfe == 7 * per_step == network.calls
+    assert ll.nfe == 7 * per_step + 2 == network.calls  # the last node, and the mean of the prior
+    network.calls = 0
+    ll = log_likelihood(model, x, solver=solver, steps=7, divergence=divergence, prior="standard")
+    assert ll.nfe == 7 * per_step + 1 == network.calls
     network.calls = 0
     ll = log_likelihood(model, x, solver=solver, steps=7, divergence=divergence, integration_error=True)
-    assert ll.nfe == (7 + 4) * per_step == network.calls  # 7 steps, and 4 over every second place
-    assert model.counter.calls == 0
+    assert ll.nfe == (7 + 4) * per_step + 4 == network.calls  # 7 steps, and 4 over every second node
     network.calls = 0
     ll = log_likelihood(model, x, solver=solver, divergence=divergence)
-    assert ll.nfe == 160 == network.calls
+    steps = max(58 // per_step, 32)
+    assert ll.nfe == steps * per_step + 2 == network.calls
+
+
+@pytest.mark.parametrize("prior", ["standard", "matched"])
+def test_the_models_own_counter_is_left_alone(prior) -> None:
+    model, _ = counting(ring())
+    log_likelihood(model, at_start(ring(), VP, 2), steps=3, prior=prior, integration_error=True)
+    assert model.counter.calls == 0
 
 
 def test_adaptive_evaluations_and_chunks_are_counted() -> None:
     model, network = counting(ring())
     x = at_start(ring(), VP, 4)
-    ll = log_likelihood(model, x, solver="scipy:RK45", rtol=1e-3, atol=1e-3)
+    ll = log_likelihood(model, x, solver="scipy:RK45", rtol=1e-3, atol=1e-3, steps=20)
     assert ll.nfe == network.calls
     network.calls = network.rows = 0
-    ll = log_likelihood(model, x, solver="scipy:RK45", per_sample=True, rtol=1e-3, atol=1e-3)
+    ll = log_likelihood(model, x, solver="scipy:RK45", per_sample=True, rtol=1e-3, atol=1e-3, steps=20)
     assert isinstance(ll.nfe, Tensor)
-    assert int(ll.nfe.sum()) == network.calls == network.rows
+    # The 21 nodes and the prior are evaluated for all four at once.
+    assert int(ll.nfe.sum()) == network.rows
+    assert network.calls == network.rows - 3 * 22
     network.calls = network.rows = 0
     ll = log_likelihood(model, x, steps=3, chunk=2)
-    assert (ll.nfe, network.calls, network.rows) == (12, 24, 48)
+    assert (ll.nfe, network.calls, network.rows) == (5, 10, 20)
+
+
+def test_an_adaptive_solver_is_asked_for_its_state_at_the_nodes() -> None:
+    # The trace's quadrature converges with the nodes while the solve, at one tolerance, stays the same.
+    target = ring()
+    model = target.score_model(VP)
+    x = at_start(target, VP, 6)
+    exact = truth(target, VP, x)
+    tight = {"solver": "scipy:DOP853", "rtol": 1e-8, "atol": 1e-8}
+    few, many = (log_likelihood(model, x, steps=steps, **tight) for steps in (16, 64))
+    torch.testing.assert_close(few.latent, many.latent, rtol=0, atol=1e-6)
+    assert float((many.log_prob - exact).abs().max()) < 0.05 * float((few.log_prob - exact).abs().max())
+    grid = log_likelihood(model, x, steps=64, grid="log_snr", **tight)
+    torch.testing.assert_close(grid.log_prob, many.log_prob, rtol=0, atol=2e-3)
 
 
 def test_the_last_evaluation_allowed_is_said_to_be_the_last() -> None:
@@ -471,9 +662,11 @@ def test_the_last_evaluation_allowed_is_said_to_be_the_last() -> None:
     x[1] *= 0.1  # one of the two needs fewer steps
     free = log_likelihood(model, x, solver="scipy:RK45", per_sample=True)
     assert isinstance(free.nfe, Tensor)
-    limit = int(free.nfe.min())
+    limit = int(free.nfe.min()) - 66  # of the solve alone: 65 nodes and the prior come after it
     ll = log_likelihood(model, x, solver="scipy:RK45", per_sample=True, max_nfe=limit)
-    assert torch.equal(ll.log_prob.isnan(), free.nfe > limit)
+    assert torch.equal(ll.log_prob.isnan(), free.nfe > limit + 66)
+    assert torch.equal(ll.std_error.isnan(), ll.log_prob.isnan())
+    assert int(ll.log_prob.isnan().sum()) == 1
 
 
 def test_progress_changes_no_number(capsys: pytest.CaptureFixture[str]) -> None:
@@ -481,7 +674,7 @@ def test_progress_changes_no_number(capsys: pytest.CaptureFixture[str]) -> None:
     x = at_start(target, VP, 2)
     model = target.score_model(VP)
     shown = log_likelihood(model, x, steps=4, progress=True)
-    assert "rk4" in capsys.readouterr().err
+    assert "adams" in capsys.readouterr().err
     assert torch.equal(shown.log_prob, log_likelihood(model, x, steps=4).log_prob)
 
 
@@ -489,38 +682,40 @@ def test_progress_changes_no_number(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("divergence", ["exact", "hutchinson"])
-def test_the_integration_error_is_that_of_the_coarser_solve(divergence: str) -> None:
+@pytest.mark.parametrize(("solver", "steps"), [(None, 96), ("heun", 64), ("rk4", 40)])
+def test_the_integration_error_is_about_the_error_made(solver: str | None, steps: int, divergence: str) -> None:
     target = ring()
-    x = at_start(target, VP, 32)
+    x = at_start(target, VP, 64)
     model = target.score_model(VP)
-    exact, coarse = (log_likelihood(model, x, divergence="exact", steps=steps).log_prob for steps in (100, 12))
-    ll = log_likelihood(model, x, divergence=divergence, steps=24, integration_error=True)
+    ll = log_likelihood(model, x, solver=solver, divergence=divergence, steps=steps, integration_error=True)
+    exact = log_likelihood(model, x, solver=solver, divergence="exact", steps=steps).log_prob
+    made = float((exact - truth(target, VP, x)).abs().mean())
     assert ll.budget.integration is not None
-    real = (coarse - exact).abs()
-    # The finer solve's own error is a tenth of it; four random probes see the mean of v^T E v for tr E.
-    tolerance = 0.2 if divergence == "exact" else 0.4
-    assert float(ll.budget.integration.mean()) == pytest.approx(float(real.mean()), rel=tolerance)
-    # Far below the noise of the probes, which would swamp a difference of two independent estimates.
-    if divergence == "hutchinson":
-        assert float(ll.budget.integration.mean()) < 0.5 * float(ll.std_error.mean())
-        drawn = log_likelihood(
-            model, x, probes=4, steps=24, integration_error=True, generator=torch.Generator().manual_seed(1)
-        )
-        assert drawn.budget.integration is not None
-        assert float(drawn.budget.integration.mean()) == pytest.approx(float(real.mean()), rel=tolerance)
-    assert log_likelihood(model, x, steps=4).budget.integration is None
+    told = float(ll.budget.integration.mean())
+    # A third of the difference to half the steps: right for order 2, 5 times too much for order 4. Measured 5 (adams),
+    # 0.66 (heun, whose error falls as order 1.4 here) and 7 (rk4).
+    assert 0.5 * made < told < 15 * made
+    # Without the noise of the probes, which is larger than it, in the difference.
+    if divergence == "hutchinson" and solver is None:
+        assert told < 0.5 * float((ll.log_prob - exact).square().mean().sqrt())
+    assert log_likelihood(model, x, solver=solver, steps=4).budget.integration is None
 
 
 def test_the_integration_error_of_an_adaptive_solve() -> None:
     target = ring()
-    x = at_start(target, VP, 8)
+    x = at_start(target, VP, 16)
     model = target.score_model(VP)
-    exact = log_likelihood(model, x, steps=200).log_prob
-    loose = log_likelihood(model, x, solver="scipy:RK45", rtol=1e-3, atol=1e-3)
     ll = log_likelihood(model, x, solver="scipy:RK45", rtol=1e-4, atol=1e-4, integration_error=True)
+    loose = log_likelihood(model, x, solver="scipy:RK45", rtol=1e-3, atol=1e-3, grid=every_second(64))
     assert ll.budget.integration is not None
-    torch.testing.assert_close(ll.budget.integration, (loose.log_prob - ll.log_prob).abs(), rtol=0, atol=1e-12)
-    assert float(ll.budget.integration.mean()) > float((ll.log_prob - exact).abs().mean())
+    torch.testing.assert_close(ll.budget.integration, (loose.log_prob - ll.log_prob).abs() / 3, rtol=0, atol=1e-12)
+    made = (ll.log_prob - truth(target, VP, x)).abs().mean()
+    assert float(ll.budget.integration.mean()) > 0.8 * float(made)
+
+
+def every_second(steps: int) -> Tensor:
+    """Every second node of the default grid."""
+    return make_grid("along_path").times(VP, steps, VP.t_min, VP.t_max)[::2]
 
 
 @every_sde
@@ -563,7 +758,7 @@ def test_the_budget_prints_a_line_for_each_entry() -> None:
     assert [line.split()[0] for line in lines] == ["error", "probe", "integration", "truncation", "prior"]
     assert "integration_error=True" in lines[2]
     assert "Exact" in repr(ll)
-    assert "nfe=16" in repr(ll)
+    assert "nfe=6" in repr(ll)
 
 
 # Units ---------------------------------------------------------------------------------------------------------------
@@ -623,15 +818,24 @@ def test_the_range_of_the_data_is_never_assumed() -> None:
         ({"probes_along": "path"}, UnknownNameError, "path"),
         ({"divergence": "exact", "probes": 4}, ArgumentError, "hutchinson"),
         ({"divergence": Hutchinson(2), "probes": 4}, ArgumentError, "probes"),
-        ({"solver": "scipy:RK45", "steps": 10}, ArgumentError, "chooses its own steps"),
-        ({"solver": "scipy:RK45", "grid": "karras"}, ArgumentError, "chooses its own steps"),
-        ({"solver": "scipy:RK45", "probes_along": "independent"}, ArgumentError, "fixed"),
+        ({"divergence": "hutch++", "probe_distribution": "gaussian"}, ArgumentError, "hutchinson"),
+        ({"divergence": "hutch++", "probes": 2}, ArgumentError, "at least 3"),
+        ({"divergence": "hutch++", "probes": 6}, ArgumentError, "exact"),
+        ({"divergence": "xtrace", "probes": 5}, ArgumentError, "even"),
+        ({"divergence": "xtrace", "probes": 4}, ArgumentError, "exact"),
+        ({"probes_along": "fixed"}, ArgumentError, "rademacher"),
+        ({"probes_along": "fixed", "probe_distribution": "hadamard"}, ArgumentError, "rademacher"),
+        ({"control": torch.eye(2)}, ArgumentError, "GaussianControl"),
+        ({"control": GaussianControl(torch.eye(3))}, ShapeError, "3 coordinates, the samples have 2"),
+        ({"divergence": "exact", "control": GaussianControl(torch.eye(2))}, ArgumentError, "control"),
+        ({"prior": "normal"}, UnknownNameError, "standard"),
         ({"solver": "rk4", "rtol": 1e-3}, ArgumentError, "rtol"),
-        ({"solver": "rk4", "variable": "t"}, ArgumentError, "variable"),
-        ({"solver": solvers.RK4(), "variable": "t"}, ArgumentError, "variable"),
+        ({"solver": solvers.RK4(), "variable": "t"}, ArgumentError, "set where it is made"),
+        ({"rtol": 1e-3}, ArgumentError, "solver given by name"),
         ({"solver": "euler_maruyama", "steps": 10}, UnsupportedError, "stochastic"),
-        ({"solver": "ddim", "steps": 10}, UnsupportedError, "rk4"),
+        ({"solver": "ubu", "steps": 10}, UnsupportedError, "other dynamics|stochastic"),
         ({"solver": "rk44"}, UnknownNameError, "rk4"),
+        ({"grid": "karas"}, UnknownNameError, "karras"),
         ({"steps": 0}, ArgumentError, "steps"),
         ({"steps": 1, "integration_error": True}, ArgumentError, "at least 2"),
         ({"t_eps": 0.0}, ArgumentError, "t_eps"),
@@ -686,5 +890,5 @@ def test_a_non_finite_state_names_the_time(solver: str) -> None:
         log_likelihood(ScoreModel(network, VP), torch.ones(3, 2), solver=solver)
     assert caught.value.solver == solver
     assert caught.value.samples == [1]
-    # t itself, not ln(sigma/alpha): the end of the step (0.25 long in u) in which t passes 0.5.
+    # t itself, not ln(sigma/alpha): the end of the step in which t passes 0.5.
     assert 0.49 < caught.value.time < 0.6

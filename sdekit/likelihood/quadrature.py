@@ -16,6 +16,7 @@ __all__ = ["integral", "quadrature_weights", "standard_error"]
 _ORDER = 6
 _NEIGHBOURS = 8  # blocks that the scatter of two or three columns is measured against
 _ENDS = 3  # blocks at each end where it is not
+_ROUNDING = 1e-12  # columns that agree to this have no error, however the trace bends
 _GAUSS = np.polynomial.legendre.leggauss(_ORDER)
 
 
@@ -83,7 +84,8 @@ def standard_error(u: Tensor, weights: Tensor, columns: Tensor, block: int | Non
     inner = slice(_ENDS, -_ENDS)
     both = spread.clone()
     both[inner] = ((k - 1) * spread[inner] + _scatter(u, weights, mean, size, _NEIGHBOURS)[inner]) / k
-    return _widened(both, float(k))
+    agree = _sum(spread) <= _ROUNDING**2 * _sum(mean.square())
+    return torch.where(agree, 0.0, _widened(both, float(k)))
 
 
 def _widened(variances: Tensor, freedom: float) -> Tensor:
@@ -101,7 +103,7 @@ def _block_sums(weights: Tensor, values: Tensor, size: int) -> Tensor:
 
 
 def _scatter(u: Tensor, weights: Tensor, sums: Tensor, size: int, near: int) -> Tensor:
-    """Estimates of the variance of each block's sum, (blocks, B), from how it leaves the polynomial of `near` others."""
+    """How each block's sum leaves the polynomial of `near` others, as an estimate of its variance: (blocks, B)."""
     starts = range(0, len(u), size)
     mass = torch.stack([weights[i : i + size].sum() for i in starts])
     place = torch.stack([(weights[i : i + size] * u[i : i + size]).sum() for i in starts]) / mass

@@ -1,7 +1,8 @@
 r"""A control variate for traces: the Jacobian of the denoiser of a Gaussian, whose trace is known.
 
 For data N(m, C), J_G = C (C + sigma~^2 I)^-1. With any beta that does not know v, v^T (J - beta J_G) v + beta tr J_G
-has the mean of v^T J v; its variance is least near beta = <J, J_G>/<J_G, J_G>, which past products estimate.
+has the mean of v^T J v; its variance is least near beta = <J, J_G>/<J_G, J_G>, which products at past nodes estimate:
+at nodes whose draws do not depend on v.
 """
 
 from __future__ import annotations
@@ -57,21 +58,29 @@ class GaussianControl:
         centred = flat - flat.mean(0)
         return cls(centred.mT @ centred / (len(data) - 1))
 
-    def open(self, d: int, device: torch.device) -> OpenControl:
-        """The control for one path of samples of d coordinates."""
+    def open(self, d: int, device: torch.device, block: int | None = 1) -> OpenControl:
+        """The control for one path of samples of d coordinates, with draws that depend on each other in blocks."""
         if len(self.covariance) != d:
             raise ShapeError(f"the control is a Gaussian of {len(self.covariance)} coordinates, the samples have {d}.")
         values, vectors = torch.linalg.eigh(self.covariance.to(device))
-        return OpenControl(values.clamp(min=0), vectors)
+        return OpenControl(values.clamp(min=0), vectors, block)
 
 
 @final
 class OpenControl:
-    """The control on one path; beta comes from the last nodes before this one, and is 0 at the first."""
+    """The control on one path.
 
-    def __init__(self, values: Tensor, vectors: Tensor) -> None:
-        self._values, self._vectors = values, vectors
+    Args:
+        values, vectors: eigenvalues and eigenvectors of C.
+        block: how many consecutive nodes have draws that depend on each other; None for all. beta comes from the last
+            nodes before the block, and is 1, as for data that is this Gaussian, where there are none.
+    """
+
+    def __init__(self, values: Tensor, vectors: Tensor, block: int | None) -> None:
+        self._values, self._vectors, self._block = values, vectors, block
+        self._node = 0
         self._past: list[tuple[Tensor, Tensor]] = []
+        self._beta: Tensor | None = None
 
     def corrected(
         self, forms: list[Tensor], probes: list[Tensor], products: list[Tensor], level: float
@@ -80,7 +89,10 @@ class OpenControl:
         shrunk = self._values / (self._values + level**2)
         # Vector by vector: products with the whole batch at once would round according to its size.
         of_gaussian = [torch.stack([self._vectors @ (shrunk * (self._vectors.mT @ row)) for row in v]) for v in probes]
-        beta = self._beta(forms[0])
+        if self._block is not None and self._node % self._block == 0:
+            self._beta = self._learnt()
+        self._node += 1
+        beta = torch.ones_like(forms[0]) if self._beta is None else self._beta
         trace = float(shrunk.sum())
         corrected = [form + beta * (trace - inner(v, g)) for form, v, g in zip(forms, probes, of_gaussian, strict=True)]
         both = [inner(w, g) for w, g in zip(products, of_gaussian, strict=True)]
@@ -90,11 +102,11 @@ class OpenControl:
 
     def again(self) -> OpenControl:
         """The same for another path."""
-        return OpenControl(self._values, self._vectors)
+        return OpenControl(self._values, self._vectors, self._block)
 
-    def _beta(self, like: Tensor) -> Tensor:
+    def _learnt(self) -> Tensor | None:
         if not self._past:
-            return torch.zeros_like(like)
+            return None
         both, own = _total([b for b, _ in self._past]), _total([o for _, o in self._past])
         return torch.where(own > 0, both / own, 0.0)
 

@@ -2,7 +2,8 @@ r"""An orthogonal basis whose first vectors follow the dominant directions of a 
 
 From pairs (v_i, w_i = J v_i) of past nodes, with W their matrix and G = (V^T W + W^T V)/2, Nystroem's approximation is
 J ~ W G^+ W^T (Nystroem 1930; for randomised v: Tropp et al. 2017, arXiv 1706.05736); its eigenvectors are the columns
-of W G^(-1/2) E, E those of G^(-1/2) W^T W G^(-1/2). Householder reflections make the first basis vectors of them,
+of W G^(-1/2) E, E those of G^(-1/2) W^T W G^(-1/2). A network's J may have negative eigenvalues: |G| then stands for G,
+which keeps the range. Householder reflections make the first basis vectors of them,
 exactly orthogonal whatever the pairs were, and leave the others near the standard basis (Householder 1958).
 """
 
@@ -18,6 +19,7 @@ from sdekit.likelihood.traces.base import inner
 __all__ = ["Directions"]
 
 _SMALLEST = 1e-3  # eigenvalues of G below this part of the largest are rounding, or a J that changed meanwhile
+_TURNED = 1e-6  # the same as a part of |V||W|, where J turns every v into a direction orthogonal to it
 
 
 @final
@@ -51,13 +53,16 @@ class Directions:
 
 def _dominant(pairs: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
     """Multiples of the eigenvectors of Nystroem's J, the largest eigenvalue first, each (B, d)."""
-    vs, ws = [v for v, _ in pairs], [w for _, w in pairs]
-    crossed = _gram(vs, ws)
+    vs = [v for v, _ in pairs]
+    size = torch.stack([w.abs().amax(1) for _, w in pairs]).amax(0)
+    ws = [w / torch.where(size > 0, size, 1.0)[:, None] for _, w in pairs]  # only directions count
+    crossed, squares = _gram(vs, ws), _gram(ws, ws)
     values, vectors = torch.linalg.eigh(0.5 * (crossed + crossed.mT))
-    values = values.clamp(min=0)
-    floor = _SMALLEST * values[:, -1:] + torch.finfo(values.dtype).tiny
-    root = vectors * torch.rsqrt(values + floor)[:, None, :]
-    _, turned = torch.linalg.eigh(_product(_product(root.mT, _gram(ws, ws)), root))
+    values = values.abs()
+    lengths = torch.sqrt(_total([inner(v, v) for v in vs]) * _total([inner(w, w) for w in ws]))[:, None]
+    floor = _SMALLEST * values.amax(1, keepdim=True) + _TURNED * lengths
+    root = vectors * torch.rsqrt(torch.where(floor > 0, values + floor, 1.0))[:, None, :]
+    _, turned = torch.linalg.eigh(_product(_product(root.mT, squares), root))
     weights = _product(root, turned).flip(2)
     columns = []
     for j in range(len(pairs)):
@@ -83,6 +88,13 @@ def _reflectors(columns: list[Tensor]) -> list[Tensor]:
         # A column of zeros gives no direction, and no reflection.
         reflectors.append(torch.where(norm > 0, 1 / norm, 0.0)[:, None] * below)
     return reflectors
+
+
+def _total(values: list[Tensor]) -> Tensor:
+    total = values[0]
+    for value in values[1:]:
+        total = total + value
+    return total
 
 
 def _gram(left: list[Tensor], right: list[Tensor]) -> Tensor:

@@ -75,9 +75,9 @@ class Hutchinson(Divergence):
         return self.probes
 
     def open(self, batch: int, d: int, source: NoiseSource, device: torch.device) -> Traces:
-        control = None if self.control is None else self.control.open(d, device)
-        draws = ProbeSource(source, batch, self.probes, d, device)
-        return _HutchinsonTraces(_chooser(self, draws), control)
+        chooser = _chooser(self, ProbeSource(source, batch, self.probes, d, device))
+        control = None if self.control is None else self.control.open(d, device, chooser.block)
+        return _HutchinsonTraces(chooser, control)
 
 
 def _chooser(settings: Hutchinson, draws: ProbeSource) -> _Chooser:
