@@ -54,7 +54,7 @@ def log_p_of_spikes(std: float, levels: int, k: Tensor, sigma: float) -> Tensor:
 @pytest.mark.parametrize("dequantisation", ["uniform", "truncated_normal"])
 @pytest.mark.parametrize("sde", [VP, FlowSDE(), EDMSDE()], ids=lambda sde: sde.name)
 def test_one_draw_has_the_mean_of_the_closed_form(sde, dequantisation: str) -> None:
-    # N(m, c I) in 2 dimensions: per coordinate E log p~(x + u) = -((x - m)^2 + E u^2)/(2 V) - log(2 pi V)/2, V = c + s^2.
+    # N(m, c I) in 2 dimensions: a coordinate E log p~(x + u) = -((x - m)^2 + E u^2)/(2 V) - log(2 pi V)/2, V = c + s^2.
     n, levels, t = 4000, 8, 0.02
     w, s = 2 / levels, float(sde.sigma_ratio(t))
     target = Gaussian(torch.tensor([0.2, -0.1], dtype=torch.float64), 0.1)
@@ -310,7 +310,7 @@ def test_values_off_the_bins_are_told_before_any_evaluation() -> None:
     on_both_ends = (torch.arange(256) / 127.5 - 1)[:, None]
     with pytest.raises(ArgumentError, match=r"250 of 256 .* half a bin beyond, data_range=\(-1.0039.*, 1.0039"):
         discrete_log_likelihood(model, on_both_ends, levels=256, data_range=RANGE)
-    with pytest.raises(ArgumentError, match=r"1 of 2 .* for instance 0.3; .* centre at 0.25"):
+    with pytest.raises(ArgumentError, match=r"1 of 2 .* for instance 0.3: .* centre at 0.25"):
         discrete_log_likelihood(model, torch.tensor([[0.25, 0.3]]), levels=4, data_range=RANGE)
     with pytest.raises(ArgumentError, match="1 of 2"):
         discrete_log_likelihood(model, torch.tensor([[0.25, 1.25]]), levels=4, data_range=RANGE)

@@ -185,7 +185,7 @@ def test_ito_converges_to_log_p_under_every_sde(sde: DiffusionSDE) -> None:
 
 
 def test_ito_is_itos_formula() -> None:
-    # Written out in t, with its own sums: d log p = s . dx + (div f + f . s - g^2 |s|^2/2) dtau along the reversed path.
+    # Written out in t: d log p = s . dx + (div f + f . s - g^2 |s|^2/2) dtau along the reversed path.
     target, n, steps = gaussian(), 1000, 4000
     x = at_start(target, VP, 1)[0].expand(n, 3)
     times = torch.exp(torch.linspace(math.log(VP.t_min), 0, steps + 1, dtype=torch.float64))
@@ -271,7 +271,7 @@ def test_priors_conditions_and_dtypes(name: str) -> None:
     plain = run(how, ScoreModel(exact.network, VP, "v", data_std=3.0), x)
     model = ScoreModel(shifted, VP, "v", data_std=3.0, condition={"by": by})
     along = run(how, model, moved, size=3)
-    # Everything moves with the data: the paths, the denoised mean of the prior, not its width (1e-4 at alpha_T = 0.007).
+    # Everything moves with the data: paths and the mean of the prior, but not its width (1e-4 at alpha_T = 0.007).
     torch.testing.assert_close(along.log_prob, plain.log_prob, rtol=0, atol=1e-3)
     single = run(how, ScoreModel(exact.network, VP, "v", data_std=3.0), x.float())
     assert single.log_prob.dtype == torch.float64

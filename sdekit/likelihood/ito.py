@@ -44,7 +44,7 @@ class Ito:
         log prior(x_T) + d ln(alpha_T/alpha_eps) + sum_k [|z_k|^2 - |z_k - kappa_k eps_{k+1}|^2/rho_k - d ln rho_k]/2
 
         x~_{k+1} = x~_k + sqrt(h_k) z_k,    h_k = v_{k+1} - v_k,    kappa_k = sqrt(h_k)/sigma~_{k+1}
-        rho_k = 1 - kappa_k^2 q_k,    q_k = min(1, (|eps_{k+1}|^2 + m q_ref)/(d + m)),    q_ref = v_{k+1}/(c^2 + v_{k+1})
+        rho_k = 1 - kappa_k^2 q_k,  q_k = min(1, (|eps_{k+1}|^2 + m q_ref)/(d + m)),  q_ref = v_{k+1}/(c^2 + v_{k+1})
 
     With rho = 1 a term is s~.dx~ - |s~|^2 h/2 itself, s~ = -eps/sigma~. A term is the logarithm of
     N(x~_k; x~_{k+1} + h s~, rho h I) over N(x~_{k+1}; x~_k, h I): whatever rho is, the mean is at most the log-density

@@ -1,6 +1,8 @@
 r"""The importance-weighted bound from K draws, and what is known of its error.
 
-L_K = log (1/K) sum_k w_k,    E L_1 <= E L_2 <= … <= log P = log E w        (Burda et al. 2016, arXiv 1509.00519)
+    L_K = log (1/K) sum_k w_k,    E L_1 <= E L_2 <= … <= log P = log E w
+
+(Burda et al. 2016, arXiv 1509.00519).
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ class Weighted:
 
 
 def weighted(logs: Tensor, errors: Tensor) -> Weighted:
-    r"""The bound from log-weights (K, B), each with independent noise of standard error `errors` (K, B), NaN if unknown.
+    r"""The bound from log-weights (K, B), each with independent noise of standard error `errors`, NaN if unknown.
 
     Noise of variance s^2 in a logarithm raises the mean of its exponential. With shares W_k = w_k/sum w, by
     sum_k W_k (1 - W_k) s_k^2/2 to second order in L_K, which is subtracted. Standard errors from few probes are wide
