@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -23,7 +23,7 @@ from sdekit.errors import ArgumentError, NonFiniteError, ShapeError
 from sdekit.experiments.fingerprint import fingerprint
 from sdekit.experiments.provenance import versions
 from sdekit.experiments.storage import check_writable, write_atomically
-from sdekit.likelihood import LogLikelihood, log_likelihood
+from sdekit.likelihood import DiscreteLogLikelihood, LogLikelihood, log_likelihood
 from sdekit.models.score import ScoreModel, conditioned
 from sdekit.solvers.progress import progress_bar
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["LikelihoodRun", "likelihood_run", "likelihood_table"]
+
+Found = LogLikelihood | DiscreteLogLikelihood
 
 
 @final
@@ -40,21 +42,22 @@ class LikelihoodRun:
 
     Attributes:
         table: a row for each sample: see `likelihood_table`.
-        path: the Parquet file that holds it.
+        path: the Parquet file that holds it, if one does.
         reused: how many samples an earlier run had done.
     """
 
     table: pd.DataFrame
-    path: Path
+    path: Path | None
     reused: int
 
 
 def likelihood_run(
     model: ScoreModel,
     x: Tensor,
-    out: str | Path,
+    out: str | Path | None,
     *,
-    function: Callable[..., LogLikelihood] = log_likelihood,
+    function: Callable[..., Found] = log_likelihood,
+    columns: Callable[[Found, Tensor], Mapping[str, Tensor]] | None = None,
     block: int = 256,
     seed: int = 0,
     progress: bool = False,
@@ -70,8 +73,9 @@ def likelihood_run(
     Args:
         model: the score model.
         x: (n, *), floating point, or whatever `function` takes; it may be memory-mapped.
-        out: the table's file, ending in .parquet; written when all is done.
-        function: `log_likelihood`, or another of its kind.
+        out: the table's file, ending in .parquet; written when all is done. None keeps nothing on disk.
+        function: `log_likelihood` or `discrete_log_likelihood`.
+        columns: more columns of the table: a function of a block's result and its samples.
         block: samples solved at a time and kept together.
         seed: of the probes.
         progress: show a bar.
@@ -82,7 +86,7 @@ def likelihood_run(
         As `function`, before any evaluation.
         KeyboardInterrupt: on Ctrl-C; finished blocks stay.
     """
-    path = _check_out(out)
+    path = None if out is None else _check_out(out)
     if not isinstance(x, Tensor) or x.ndim == 0 or len(x) == 0:
         raise ShapeError(f"x must be a tensor of one or more samples, (n, *), got {getattr(x, 'shape', x)!r}.")
     for name in ("seeds", "generator", "first"):
@@ -90,7 +94,8 @@ def likelihood_run(
             raise ArgumentError(f"a run keys every sample by seed and place; leave {name} out.")
     n, block = len(x), check_positive_integer("block", block)
     model = conditioned(model, arguments.pop("condition", None))
-    parts = _Parts(path, fingerprint([model, x, function, seed, sorted(arguments.items()), versions()])[:24])
+    made_of = [model, x, function, columns, seed, sorted(arguments.items()), versions()]
+    parts: _Parts | _InMemory = _InMemory() if path is None else _Parts(path, fingerprint(made_of)[:24])
     table = parts.finished()
     if table is not None:
         return LikelihoodRun(table, path, n)
@@ -98,17 +103,17 @@ def likelihood_run(
     reused = int(covered.sum())
     with progress_bar(progress, total=n, initial=reused, unit="sample") as bar:
         for start, stop in _blocks(covered, block):
-            parts.write(start, stop, _rows(function, model, x, start, stop, {**arguments, "seed": seed}))
+            parts.write(start, stop, _rows(function, columns, model, x, start, stop, {**arguments, "seed": seed}))
             bar.update(stop - start)
     return LikelihoodRun(parts.finish(), path, reused)
 
 
-def likelihood_table(found: LogLikelihood, first: int = 0) -> pd.DataFrame:
+def likelihood_table(found: Found, first: int = 0) -> pd.DataFrame:
     """A result as a table, a row for each sample.
 
-    Columns: sample (from `first` on), log_prob, std_error, total_error (`budget.total`), log_prob_0, an error for each
-    entry of the budget that is known, met (where a tolerance was asked for), nfe, and status: "success", or why the
-    sample has none.
+    Columns: sample (from `first` on), log_prob, std_error, an error for each entry of the budget that is known; of a
+    density total_error (`budget.total`), log_prob_0, and met where a tolerance was asked for; of discrete data
+    bits_per_dim and effective_samples; then nfe, kind, divergence, and status: "success", or why there is none.
     """
     import pandas as pd
 
@@ -117,22 +122,28 @@ def likelihood_table(found: LogLikelihood, first: int = 0) -> pd.DataFrame:
         "sample": range(first, first + n),
         "log_prob": found.log_prob.cpu().numpy(),
         "std_error": found.std_error.cpu().numpy(),
-        "total_error": found.budget.total.cpu().numpy(),
-        "log_prob_0": found.log_prob_0.cpu().numpy(),
     }
+    good = torch.isfinite(found.log_prob)
+    if isinstance(found, DiscreteLogLikelihood):
+        columns["bits_per_dim"] = found.bits_per_dim().cpu().numpy()
+        columns["effective_samples"] = found.effective_samples.cpu().numpy()
+    else:
+        columns["total_error"] = found.budget.total.cpu().numpy()
+        columns["log_prob_0"] = found.log_prob_0.cpu().numpy()
+        if found.budget.met is not None:
+            columns["met"], good = found.budget.met.cpu().numpy(), found.budget.met
     for name, error in found.budget.to_dict().items():
         if error is not None and name != "probe":
             columns[f"{name}_error"] = error.cpu().numpy()
-    good = torch.isfinite(found.log_prob) if found.budget.met is None else found.budget.met
-    if found.budget.met is not None:
-        columns["met"] = found.budget.met.cpu().numpy()
     columns["nfe"] = torch.as_tensor(found.nfe).expand(n).cpu().numpy()
+    columns["kind"], columns["divergence"] = found.kind, found.divergence
     columns["status"] = ["success" if ok else found.status for ok in good.tolist()]
     return pd.DataFrame(columns)
 
 
 def _rows(
-    function: Callable[..., LogLikelihood],
+    function: Callable[..., Found],
+    columns: Callable[[Found, Tensor], Mapping[str, Tensor]] | None,
     model: ScoreModel,
     x: Tensor,
     start: int,
@@ -148,14 +159,17 @@ def _rows(
         tables, at = [], start
         for bad in sorted(start + i for i in error.samples):
             if at < bad:
-                tables.append(_rows(function, model, x, at, bad, arguments))
+                tables.append(_rows(function, columns, model, x, at, bad, arguments))
             said = f"non-finite at t = {error.time:.6g}"
             tables.append(pd.DataFrame({"sample": [bad], "log_prob": [math.nan], "status": [said]}))
             at = bad + 1
         if at < stop:
-            tables.append(_rows(function, model, x, at, stop, arguments))
+            tables.append(_rows(function, columns, model, x, at, stop, arguments))
         return pd.concat(tables, ignore_index=True)
-    return likelihood_table(found, start)
+    table = likelihood_table(found, start)
+    for name, values in (columns(found, x[start:stop]) if columns is not None else {}).items():
+        table[name] = values.cpu().numpy()
+    return table
 
 
 def _blocks(covered: Tensor, block: int) -> list[tuple[int, int]]:
@@ -180,6 +194,31 @@ def _check_out(out: str | Path) -> Path:
 
 
 _DIGEST = "sdekit digest"
+
+
+@final
+class _InMemory:
+    """Finished blocks that nothing is kept of."""
+
+    def __init__(self) -> None:
+        self._tables: list[pd.DataFrame] = []
+
+    def finished(self) -> None:
+        """Nothing is, before it is made."""
+
+    def covered(self, n: int) -> Tensor:
+        """No sample, bool (n,)."""
+        return torch.zeros(n, dtype=torch.bool)
+
+    def write(self, start: int, stop: int, table: pd.DataFrame) -> None:
+        """Take a block's rows."""
+        self._tables.append(table)
+
+    def finish(self) -> pd.DataFrame:
+        """All rows."""
+        import pandas as pd
+
+        return pd.concat(self._tables, ignore_index=True)
 
 
 @final

@@ -12,7 +12,9 @@ from torch import Tensor
 from sdekit._tensors import check_positive_integer, check_state
 from sdekit.errors import ArgumentError, ShapeError, UnsupportedError
 from sdekit.grids import Grid
+from sdekit.likelihood.estimators import Estimator, check_estimator, make_estimator
 from sdekit.likelihood.evaluation import Evaluation
+from sdekit.likelihood.ito import Ito
 from sdekit.likelihood.prior import PriorKind, prior_kind
 from sdekit.likelihood.result import LogLikelihood
 from sdekit.likelihood.settings import (
@@ -27,6 +29,7 @@ from sdekit.likelihood.settings import (
 )
 from sdekit.likelihood.to_tolerance import ToTolerance
 from sdekit.likelihood.traces import Along, Distribution, Divergence, GaussianControl
+from sdekit.likelihood.variational import VariationalBound
 from sdekit.models.score import ScoreModel, conditioned
 from sdekit.noise import noise_source
 from sdekit.solvers.base import Solver
@@ -38,6 +41,8 @@ def log_likelihood(
     model: ScoreModel,
     x: Tensor,
     *,
+    estimator: Estimator = "flow",
+    repeats: int | None = None,
     solver: str | Solver | None = None,
     steps: int | None = None,
     grid: str | Grid | Sequence[float] | Tensor | None = None,
@@ -76,6 +81,10 @@ def log_likelihood(
     Args:
         model: the score model.
         x: (B, *), floating point: the data, taken as the state at t_eps. No gradient flows through the result.
+        estimator: "flow" is the above. "ito" takes the mean over SDE paths (`Ito`), "elbo" is a lower bound
+            (`VariationalBound`): neither solves a flow nor has a trace; steps, grid ("ito"), prior and t_eps are their
+            settings. The result's `kind` says what each is: exact, unbiased, approximate or a bound.
+        repeats: of "ito": paths a sample; 8 unless given.
         solver: any deterministic solver, by name or as an object; unless given, `adams` of order 4 in log-SNR, one
             evaluation a step. Fixed-step solvers step from node to node. Adaptive ones choose their own steps, and the
             nodes are evaluated after them; scipy's error norm couples the samples of a batch: per_sample=True solves
@@ -122,37 +131,44 @@ def log_likelihood(
     x = check_state("x", x)
     if model.shape is not None and tuple(x.shape[1:]) != model.shape:
         raise ShapeError(f"the model's samples have shape {model.shape}, but x has shape {tuple(x.shape)}.")
-    d = math.prod(x.shape[1:])
-    given: dict[str, object] = {"steps": steps, "integration_error": integration_error, **options}
-    if tolerance is None and max_nfe is not None:
-        options, max_nfe = {**options, "max_nfe": max_nfe}, None
-    goal = check_tolerance(tolerance, tolerance_unit, max_nfe, given, d)
-    chosen = check_solver(solver, options)
-    trace = check_divergence(divergence, probes, probe_distribution, probes_along, control, d)
-    span = check_span(model.sde, t_eps)
+    named = check_estimator(estimator, repeats)
+    span, kind = check_span(model.sde, t_eps), prior_kind(model, prior)
     default = 0 if seeds is None and generator is None else None
     source = noise_source(seed=default if seed is None else seed, seeds=seeds, generator=generator, first=first)
-    kind = prior_kind(model, prior)
-    how: Evaluation | ToTolerance
-    if goal is None:
-        nodes = make_nodes(model.sde, chosen, steps, grid, span)
-        coarse = coarser(chosen, nodes) if integration_error else None
-        how = Evaluation(chosen, nodes, trace, kind, coarse, progress)
-    else:
+    size = len(x) if chunk is None else check_positive_integer("chunk", chunk)
+    how: Evaluation | ToTolerance | Ito | VariationalBound
+    if named == "flow":
+        d = math.prod(x.shape[1:])
+        if tolerance is None and max_nfe is not None:
+            options, max_nfe = {**options, "max_nfe": max_nfe}, None
+        settled = {"steps": steps, "integration_error": integration_error, **options}
+        goal = check_tolerance(tolerance, tolerance_unit, max_nfe, settled, d)
+        chosen = check_solver(solver, options)
+        trace = check_divergence(divergence, probes, probe_distribution, probes_along, control, d)
+        if size < len(x) and chosen.couples_batch:
+            raise UnsupportedError(
+                f"solver {chosen.name!r} with these options couples the samples of a batch, so chunks would change the "
+                "result. Take per_sample=True, or leave chunk out."
+            )
 
         def at(level: int, factor: int) -> Evaluation:
             solver, steps, divergence = at_level(chosen, trace, level, factor)
-            return Evaluation(
-                solver, make_nodes(model.sde, solver, steps, grid, span), divergence, kind, None, progress
-            )
+            places = make_nodes(model.sde, solver, steps, grid, span)
+            return Evaluation(solver, places, divergence, kind, None, progress)
 
-        at(0, 1)
-        how = ToTolerance(*goal, at)
-    size = len(x) if chunk is None else check_positive_integer("chunk", chunk)
-    if size < len(x) and chosen.couples_batch:
-        raise UnsupportedError(
-            f"solver {chosen.name!r} with these options couples the samples of a batch, so chunks would change the "
-            "result. Take per_sample=True, or leave chunk out."
+        if goal is not None:
+            at(0, 1)  # its errors come here, before any evaluation
+            how = ToTolerance(*goal, at)
+        else:
+            nodes = make_nodes(model.sde, chosen, steps, grid, span)
+            coarse = coarser(chosen, nodes) if integration_error else None
+            how = Evaluation(chosen, nodes, trace, kind, coarse, progress)
+    else:
+        of_flow: dict[str, object] = {"solver": solver, "divergence": divergence, "probes": probes, "control": control}
+        of_flow |= {"probe_distribution": probe_distribution, "probes_along": probes_along, "max_nfe": max_nfe}
+        of_flow |= {"integration_error": integration_error, "tolerance": tolerance, **options}
+        how = make_estimator(
+            named, model.sde, span, kind, steps=steps, grid=grid, repeats=repeats, progress=progress, of_flow=of_flow
         )
     model = conditioned(model, condition)
     with torch.inference_mode(False):

@@ -15,7 +15,7 @@ from sdekit.likelihood.budget import Budget
 from sdekit.likelihood.path import Nodes, Path, walk
 from sdekit.likelihood.prior import Prior, PriorKind, make_prior
 from sdekit.likelihood.quadrature import integral, quadrature_weights, standard_error
-from sdekit.likelihood.result import LogLikelihood
+from sdekit.likelihood.result import Kind, LogLikelihood
 from sdekit.likelihood.traces import Divergence, Exact, Hutchinson, JoinedTraces
 from sdekit.models.score import ScoreModel
 from sdekit.noise import NoiseSource
@@ -43,6 +43,11 @@ class Evaluation:
     prior: PriorKind
     coarse: tuple[Solver, Nodes] | None
     progress: bool = False
+
+    @property
+    def kind(self) -> Kind:
+        """What the log-density is, apart from its budget."""
+        return "exact" if isinstance(self.divergence, Exact) else "unbiased"
 
     def evaluate(self, model: ScoreModel, x: Tensor, source: NoiseSource, size: int) -> LogLikelihood:
         """The log-likelihoods of x, (B, *), `size` of them at a time."""
@@ -89,6 +94,7 @@ class Evaluation:
             status=found.path.status,
             divergence=repr(self.divergence),
             dim=x[0].numel(),
+            kind=self.kind,
         )
 
     def _together(self, model: ScoreModel, x: Tensor, source: NoiseSource) -> LogLikelihood:

@@ -61,7 +61,7 @@ class ToTolerance:
                     raise error.among(rows.tolist()) from None
                 table.note(rows, level, found)
                 self._decide(table, rows, level, factor, found)
-        return table.result(repr(self.at(0, 1).divergence), self.tolerance)
+        return table.result(self.at(0, 1), self.tolerance)
 
     def _decide(self, table: _Table, rows: Tensor, level: int, factor: int, found: Estimate) -> None:
         """What comes next for these samples: nothing, more steps, or more probes."""
@@ -129,7 +129,7 @@ class _Table:
         self.latent[rows] = found.path.latent.to(self.latent.dtype)
         self.nfe[rows] += torch.as_tensor(found.nfe, device=rows.device)
 
-    def result(self, divergence: str, tolerance: float) -> LogLikelihood:
+    def result(self, how: Evaluation, tolerance: float) -> LogLikelihood:
         """All samples' last estimates."""
         integration = torch.where(torch.isinf(self.integration), math.nan, self.integration)
         met = total_error(self.std_error, self.integration, self.prior) <= tolerance
@@ -140,6 +140,7 @@ class _Table:
             nfe=self.nfe,
             budget=Budget(self.std_error, integration, self.truncation, self.prior, met=met),
             status="success" if bool(met.all()) else "max_nfe",
-            divergence=divergence,
+            divergence=repr(how.divergence),
             dim=self.x[0].numel(),
+            kind=how.kind,
         )
