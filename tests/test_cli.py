@@ -188,7 +188,10 @@ def test_likelihood_of_an_exact_target(tmp_path, ending):
     beside = json.loads((tmp_path / f"ll.{ending}.json").read_text())
     assert beside["settings"]["steps"] == 80
     assert (beside["settings"]["integration_error"], beside["settings"]["threads"]) == (False, 1)
-    assert beside["results"]["nfe"] == 320
+    assert beside["results"]["nfe"] == {"mean": 322, "largest": 322}  # one at the end, one for the prior
+    assert beside["results"]["kind"] == "exact"
+    assert (table["nfe"] == 322).all()
+    assert np.allclose(table["log_prob_0"], corrected, atol=1e-12)
 
 
 def test_likelihood_takes_the_divergence_that_the_api_does():
@@ -236,7 +239,64 @@ def test_likelihood_of_a_file_in_bits_per_dim(tmp_path):
     # -log2 p/d - log2 w with w = 6/12.
     bits = -float(expected.log_prob.mean()) / (2 * math.log(2)) + 1
     assert said["bits_per_dim"]["mean"] == pytest.approx(bits, rel=1e-12)
-    assert said["largest_std_error"] > 0
+    assert said["errors"]["std_error"]["largest"] > 0
+
+
+def test_likelihood_to_a_tolerance_and_by_other_estimators(tmp_path):
+    ring = ["likelihood", "--model", "ring", "-n", 6, "--json"]
+    met = json.loads(sdekit(*ring, "--tolerance", 0.01, "--unit", "bits/dim")[0])["results"]
+    assert met["errors"]["total_error"]["largest"] <= 0.01 * 2 * math.log(2)
+    assert met["without_success"] == 0
+    out, err = sdekit(*ring, "--tolerance", 1e-9, "--max-nfe", 60, code=1)
+    assert json.loads(out)["results"]["without_success"] == 6
+    assert "6 of 6 samples are without success" in err
+    kinds = {name: json.loads(sdekit(*ring, "--estimator", name)[0])["results"]["kind"] for name in ("ito", "elbo")}
+    assert kinds == {"ito": "approximate", "elbo": "bound"}
+
+
+def test_likelihood_of_discrete_data(tmp_path):
+    bins = ["--data-range", "-1.0625,1.0625", "--levels", 17, "--dequantisation", "truncated_normal", "--samples", 2]
+    arguments = ["likelihood", "-n", 3, "--steps", 6, "--probes", 1, *bins]
+    said = json.loads(sdekit(*arguments, "--json", "--out", tmp_path / "a.parquet")[0])
+    assert said["results"]["kind"] == "bound"
+    table = pd.read_parquet(tmp_path / "a.parquet")
+    assert np.allclose(table["bits_per_dim"], -table["log_prob"] / (64 * math.log(2)))
+    assert said["results"]["bits_per_dim"]["mean"] == pytest.approx(table["bits_per_dim"].mean())
+    assert (table["effective_samples"] >= 1).all()
+    assert said["settings"]["samples"] == 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_likelihood_interrupted_goes_on_with_the_same_command(tmp_path):
+    x = sk.targets.ring().sample(400, seed=1)
+    np.save(tmp_path / "data.npy", x.numpy())
+    out = tmp_path / "ll.parquet"
+    arguments = ["likelihood", "--model", "ring", "--data", tmp_path / "data.npy", "--block", 8, "--steps", 200]
+    child = subprocess.Popen(
+        process(*arguments, "--out", out),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    parts = tmp_path / "ll.parquet.parts"
+    deadline = time.monotonic() + 100
+    while time.monotonic() < deadline and len(list(parts.glob("*.parquet"))) < 3 and child.poll() is None:
+        time.sleep(0.01)
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert "run the same command again to go on" in err
+    assert "Traceback" not in err
+    assert not out.exists()
+    kept = len(list(parts.glob("*.parquet")))
+    _, err = sdekit(*arguments, "--out", out)
+    assert f"{8 * kept} of 400 samples were done before" in err
+    assert not parts.exists()
+    table = pd.read_parquet(out)
+    expected = sk.log_likelihood(sk.targets.ring().score_model(sk.VPSDE()), x, steps=200)
+    assert table["sample"].tolist() == list(range(400))
+    assert np.array_equal(table["log_prob"], expected.log_prob.numpy())
 
 
 def test_likelihood_of_samples_that_sample_wrote(tmp_path):
@@ -425,6 +485,10 @@ def test_an_error_of_a_process_is_one_line_and_code_2(tmp_path):
         (["likelihood", "--data-range", "-1", "--levels", "17"], "two numbers"),
         (["likelihood", "--data", "nothing.npz", "--data-range", "1,-1", "--levels", "17"], "low < high"),
         (["likelihood", "--data", "nothing.npz", "--data-range", "-1,1", "--levels", "0"], "levels must be"),
+        (["likelihood", "--samples", "3"], "--samples goes with"),
+        (["likelihood", "--dequantisation", "uniform"], "needs the bins"),
+        (["likelihood", "--estimator", "flows"], "flow"),
+        (["likelihood", "--model", "ring", "--unit", "bits/dim"], "tolerance"),
         (["likelihood", "--out", "a.txt"], ".csv, .parquet, .json"),
         (["likelihood", "--data", "nothing.npz"], "no file"),
         (["likelihood", "--data", "exact"], "no exact target"),

@@ -150,6 +150,7 @@ def likelihood(
         exact=named.target if source == "exact" else None,
     )
     table = _run(named, x, given, more, seed, block, out)
+    results = _summary(table)
     settings = {
         "command": "likelihood",
         "model": model,
@@ -157,13 +158,15 @@ def likelihood(
         "data": source,
         "n": len(x),
         "label": label,
+        "estimator": estimator,
+        "integration_error": integration_error,
         **{name: value for name, value in given.items() if name != "condition"},
+        "divergence": results["divergence"],
         "seed": seed,
         "threads": threads,
         "data_range": span,
         "levels": levels,
     }
-    results = _summary(table)
     if out is not None:
         _write(out, table, settings, results)
     if as_json:
