@@ -145,8 +145,8 @@ def test_two_probes_that_err_by_one_size_are_told_right_whichever_way_they_err()
     spread = torch.sqrt((weights[:, None] * (columns[:, 0] - columns[:, 1]) / 2).square().sum(0))
     # The spread is small where the error is large; with the scatter beside it no longer.
     told, known = (float(torch.corrcoef(torch.stack([e.square(), made.square()]))[0, 1]) for e in (both, spread))
-    assert known < -0.3
-    assert told > -0.15
+    assert known < -0.2
+    assert told > -0.1
     assert 0.92 < float((made < 1.96 * both).double().mean()) < 0.97
 
 
