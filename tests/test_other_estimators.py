@@ -252,6 +252,7 @@ def test_every_call_of_the_network_is_counted(name: str, prior: str) -> None:
     options = {"repeats": 3} if name == "ito" else {}
     ll = run(made(name, VP, 9, prior, **options), model, x)
     assert ll.nfe == model.network.calls == (27 if name == "ito" else 18) + (prior == "matched")
+    assert model.counter.calls == 0  # the model's own counter is left alone
 
 
 @both
@@ -259,17 +260,17 @@ def test_priors_conditions_and_dtypes(name: str) -> None:
     target = gaussian()
     exact = target.score_model(VP)
 
-    def shifted(x: Tensor, t: Tensor, by: Tensor) -> Tensor:
-        """v of the data moved by `by`: v(x) = v_0(x - alpha by) - sigma by."""
+    def shifted(x: Tensor, t: Tensor, label: Tensor) -> Tensor:
+        """v of the data moved by `label`: v(x) = v_0(x - alpha label) - sigma label."""
         a, s = VP.alpha(t)[:, None], VP.sigma(t)[:, None]
-        return exact.network((x - a * by), t) - s * by
+        return exact.network((x - a * label), t) - s * label
 
     by = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(4, 3)
     x = at_start(target, VP, 4)
     moved = x + float(VP.alpha(VP.t_min)) * by
     how = made(name, VP, 12, "matched")
     plain = run(how, ScoreModel(exact.network, VP, "v", data_std=3.0), x)
-    model = ScoreModel(shifted, VP, "v", data_std=3.0, condition={"by": by})
+    model = ScoreModel(shifted, VP, "v", data_std=3.0, condition={"label": by})
     along = run(how, model, moved, size=3)
     # Everything moves with the data: paths and the mean of the prior, but not its width (1e-4 at alpha_T = 0.007).
     torch.testing.assert_close(along.log_prob, plain.log_prob, rtol=0, atol=1e-3)

@@ -29,7 +29,7 @@ NOT_SOLVED = "log p at t = 0 needs the trace of the Jacobian, which this estimat
 def for_wide_states(model: ScoreModel, dtype: torch.dtype) -> ScoreModel:
     """The model for states in float64: its network is called in `dtype`, and what it says is converted in float64."""
 
-    def network(x: Tensor, label: Tensor, **condition: Any) -> Tensor:
+    def network(x: Tensor, label: Tensor, /, **condition: Any) -> Tensor:
         point = x.to(dtype)
         out = model.network(point, label.to(dtype if dtype == torch.float64 else torch.float32), **condition)
         return model.checked(out, point).to(x.dtype)

@@ -82,7 +82,7 @@ class Ito:
 
     @torch.no_grad()
     def _together(self, model: ScoreModel, x: Tensor, source: NoiseSource) -> LogLikelihood:
-        prior = make_prior(model, x, self.prior)
+        prior = make_prior(model.counted(), x, self.prior)
         wide = for_wide_states(model, x.dtype)
         draws = source.open(tuple(x.shape), purpose="forward path", dtype=torch.float64, device=x.device)
         paths = _Paths(wide, self.nodes, prior)

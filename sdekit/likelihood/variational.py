@@ -72,7 +72,7 @@ class VariationalBound:
     @torch.no_grad()
     def _together(self, model: ScoreModel, x: Tensor, source: NoiseSource) -> LogLikelihood:
         sde, (start, end) = model.sde, self.span
-        prior = make_prior(model, x, self.prior)
+        prior = make_prior(model.counted(), x, self.prior)
         wide = for_wide_states(model, x.dtype)
         low = float(sde.sigma_ratio(start))
         h = math.acosh(float(sde.sigma_ratio(end)) / low) / self.steps

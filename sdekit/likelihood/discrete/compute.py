@@ -52,7 +52,11 @@ def discrete_log_likelihood(
 
     (K = 1: Theis et al. 2016, arXiv 1511.01844; K > 1: Burda et al. 2016, arXiv 1509.00519; truncated normal q: Zheng
     et al. 2023, arXiv 2305.03935). The bound tightens with K to P itself. Each draw costs a `log_likelihood`. Where its
-    trace is estimated, the mean by which the probes' noise raises a log-mean-exp is taken off.
+    trace is estimated and K > 1, half the variance of its noise is taken off each log p~: a weight is then unbiased,
+    and the bound one in spite of the noise.
+
+    A uniform draw may lie far off what the model takes for data, where a flow needs more steps than on it: look at
+    `budget.integration` (integration_error=True), or ask for a tolerance.
 
     Args:
         model: the score model.

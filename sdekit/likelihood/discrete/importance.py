@@ -25,7 +25,7 @@ class Weighted:
     """All (B,), float64.
 
     Attributes:
-        bound: L_K, with the mean effect of the noise in the log-weights taken off.
+        bound: L_K, of weights that are unbiased although their logarithms have noise.
         one: L_1, the mean of the log-weights.
         std_error: of L_K, by the jackknife (widened as Student's t is); NaN for K = 1.
         gap: an estimate of log P - E L_K, 0 or more; NaN for K = 1.
@@ -48,33 +48,33 @@ class Weighted:
 def weighted(logs: Tensor, errors: Tensor) -> Weighted:
     r"""The bound from log-weights (K, B), each with independent noise of standard error `errors`, NaN if unknown.
 
-    Noise of variance s^2 in a logarithm raises the mean of its exponential. With shares W_k = w_k/sum w, by
-    sum_k W_k (1 - W_k) s_k^2/2 to second order in L_K, which is subtracted. Standard errors from few probes are wide
-    ones: then too much is subtracted rather than too little. An unknown error counts as none here, and the standard
-    error is then NaN.
+    With normal noise of variance s^2 in log w, E exp(log w - s^2/2) = w: these weights are unbiased, so that Jensen's
+    inequality holds for them, at any s (without s^2/2 the noise would raise L_K, to beyond log P). They cost s^2/(2 K)
+    of the bound. One draw's log w needs no such care. Standard errors from few probes are wide ones: then too much is
+    subtracted rather than too little. An unknown error counts as none here, and the standard error is then NaN.
 
     The gap is the jackknife's (Quenouille 1949; Nowozin 2018, "Debiasing evidence approximations"), to order 1/K:
 
-        gap = (K - 1) (L_K - mean_k L_-k),    about Var(w)/(2 K P^2), of which the noise's share is taken off
+        gap = (K - 1) (L_K - mean_k L_-k),    about Var(w)/(2 K P^2)
 
     with L_-k the bound without draw k.
     """
     count = len(logs)
-    total = _log_sum(logs)
-    shares = torch.exp(logs - total)
-    noise = torch.where(torch.isnan(errors), 0.0, errors).square()
-    bound = total - math.log(count) - 0.5 * _sum(shares * (1 - shares) * noise)
     one = _sum(logs) / count
+    if count > 1:
+        logs = logs - 0.5 * torch.where(torch.isnan(errors), 0.0, errors).square()
+    total = _running(logs)[-1]
+    bound, shares = total - math.log(count), torch.exp(logs - total)
     effective = 1 / _sum(shares.square())
     if count == 1:
         unknown = torch.full_like(bound, math.nan)
         return Weighted(bound, one, unknown, unknown, effective, shares)
     without = _without_one(logs)
     middle = _sum(without) / count
-    gap = (count - 1) * (total - math.log(count) - middle) - 0.5 * _sum(shares.square() * noise)
+    gap = (count - 1) * (bound - middle).clamp(min=0)
     spread = torch.sqrt((count - 1) / count * _sum((without - middle).square()))
     error = torch.where(torch.isnan(_sum(errors)), math.nan, widening(count - 1) * spread)
-    return Weighted(bound, one, error, gap.clamp(min=0), effective, shares)
+    return Weighted(bound, one, error, gap, effective, shares)
 
 
 def _without_one(logs: Tensor) -> Tensor:
@@ -91,11 +91,6 @@ def _running(logs: Tensor) -> Tensor:
     for value in logs[1:]:
         sums.append(torch.logaddexp(sums[-1], value))
     return torch.stack(sums)
-
-
-def _log_sum(logs: Tensor) -> Tensor:
-    """log sum_k exp(logs_k), added in order whatever B is."""
-    return _running(logs)[-1]
 
 
 def _sum(values: Tensor) -> Tensor:
