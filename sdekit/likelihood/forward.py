@@ -42,7 +42,6 @@ def for_wide_states(model: ScoreModel, dtype: torch.dtype) -> ScoreModel:
         condition=model.condition,
         data_std=model.data_std,
         shape=model.shape,
-        needs_autograd=model.needs_autograd,
     )
 
 
