@@ -492,6 +492,26 @@ def test_a_batch_of_parameter_sets_under_an_adaptive_solver(name):
         assert int(own.nfe[0]) == int(whole.nfe[i])
 
 
+def test_a_constant_diffusion_with_a_row_for_each_sample_is_cut_with_the_batch():
+    rows = torch.linspace(0.1, 0.9, 5, dtype=F64)
+    matrix = rows[:, None, None] * torch.tensor([[1.0, 0.5, 0.0], [0.0, 1.0, -1.0]], dtype=F64)
+    for g, m in ((rows[:, None], None), (matrix, 3)):
+        sde, x0 = SDE(lambda x, t: -x, g, "additive", noise_dim=m), _start(-1, 1, 5, 2)
+        how = {"t0": 0, "t1": 1, "solver": "sra1", "steps": 4, "seed": 0}
+        whole = sk.solve(sde, x0, **how).x
+        assert torch.equal(sk.solve(sde, x0, chunk=2, **how).x, whole)
+        tolerant = {"t0": 0, "t1": 1, "solver": "sosra", "rtol": 1e-3, "atol": 1e-3, "seed": 0}
+        ends = sk.solve(sde, x0, **tolerant)
+        assert len(set(ends.nfe.tolist())) > 1  # so that some leave the batch before others
+        for i in range(5):
+            alone = SDE(lambda x, t: -x, g[i : i + 1], "additive", noise_dim=m)
+            assert torch.equal(sk.solve(alone, x0[i : i + 1], first=i, **how).x[0], whole[i])
+            assert torch.equal(sk.solve(alone, x0[i : i + 1], first=i, **tolerant).x[0], ends.x[i])
+    # A constant that all samples share stays whole.
+    shared = SDE(lambda x, t: -x, torch.tensor([0.3, 0.6], dtype=F64), "additive")
+    assert shared.rows(slice(0, 1), (2, 2)) is shared
+
+
 def test_closed_form_sdes_take_a_batch_of_parameters():
     a = torch.linspace(0.2, 1, 4, dtype=F64)[:, None]
     x0 = _start(-0.5, 0.5, 4, 2)
@@ -645,6 +665,9 @@ def test_a_conversion_is_told_of_chunks_too():
     assert torch.equal(whole.x, cut.x)
 
 
+_LEARNED = torch.tensor(0.5, dtype=F64, requires_grad=True)
+
+
 @pytest.mark.parametrize(
     ("diffusion", "message"),
     [
@@ -654,13 +677,86 @@ def test_a_conversion_is_told_of_chunks_too():
             lambda x, t: torch.tensor(0.5 * x.tolist()[0][0]).expand(x.shape),
             "torch sees no derivative|cannot be differ",
         ),
+        (lambda x, t: torch.from_numpy(0.5 * x.numpy()), "cannot be differentiated by torch"),
+        # That its parameter requires a gradient hides nothing.
+        (lambda x, t: _LEARNED * x.detach(), "torch sees no derivative"),
     ],
-    ids=["detached", "numpy", "python"],
+    ids=["detached", "numpy", "python", "raw numpy", "detached beside a parameter"],
 )
 def test_a_diffusion_that_torch_cannot_follow_is_refused(diffusion, message):
     sde = SDE(lambda x, t: x, diffusion, "diagonal")
     with pytest.raises(UnsupportedError, match=message):
         sk.solve(sde, torch.ones(2, 1, dtype=F64), t0=0, t1=1, solver="stochastic_heun", steps=2, seed=0)
+
+
+def _volatility(x: Tensor, t: Tensor) -> Tensor:
+    # Heston's: the diffusion of the price depends on the variance too.
+    root = x[:, 1:].sqrt()
+    return torch.cat([root * x[:, :1], 0.3 * root], dim=1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
+def test_diagonal_noise_whose_entries_are_coupled_is_not_converted_entry_by_entry(dtype):
+    x0 = torch.tensor([[1.0, 0.2], [0.5, 0.3]], dtype=dtype)
+    how = {"t0": 0, "t1": 1, "steps": 4, "seed": 0}
+    diagonal = SDE(lambda x, t: 0.1 - x, _volatility, "diagonal")
+    with pytest.raises(UnsupportedError, match=r"declared diagonal, but an entry.*torch\.diag_embed"):
+        sk.solve(diagonal, x0, solver="slowrk", **how)
+    with pytest.raises(UnsupportedError, match="or other samples"):
+        sk.solve(SDE(lambda x, t: -x, lambda x, t: x + x.mean(0), "diagonal"), x0, solver="slowrk", **how)
+    matrix = SDE(lambda x, t: 0.1 - x, lambda x, t: torch.diag_embed(_volatility(x, t)), "general", noise_dim=2)
+    # What was advised is the same SDE, and is converted by the right derivatives.
+    t = torch.tensor(0.0, dtype=dtype)
+    price, variance = x0.unbind(1)
+    by_hand = torch.stack([variance * price / 2, torch.full_like(price, 0.09 / 4)], dim=1)
+    assert torch.allclose(correction(matrix, x0, t), by_hand, rtol=1e-5)
+    assert bool(sk.solve(diagonal, x0, solver="euler_maruyama", **how).x.isfinite().all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, F64], ids=str)
+@pytest.mark.parametrize(
+    "diffusion",
+    [
+        lambda x, t: x.sin().square() + x.cos().square(),  # its derivative is nothing but rounding
+        lambda x, t: 100 + 1e-3 * x,
+        lambda x, t: (1 - x) * (1 + x),
+        lambda x, t: x.abs().sqrt(),  # of derivative infinity at 0
+        lambda x, t: 1e3 * torch.tanh(5 * x) + t,
+        lambda x, t: torch.tensor([0.1, 2.0, 0.0, 1.0], dtype=x.dtype) * x,
+        lambda x, t: x.square().cumsum(1).diff(dim=1, prepend=torch.zeros_like(x[:, :1])),
+    ],
+)
+def test_diagonal_noise_of_its_own_entries_is_converted(diffusion, dtype):
+    x0 = torch.linspace(-1, 1, 44).reshape(11, 4)
+    x0[5] = torch.tensor([0.0, 1e-3, 50.0, -50.0])
+    sde = as_stratonovich(SDE(lambda x, t: -x, diffusion, "diagonal"))
+    sde.check(x0.to(dtype), torch.tensor(0.5, dtype=F64))
+
+
+@pytest.mark.parametrize("name", ["slowrk", "milstein"])
+def test_derivatives_of_the_diffusion_in_inference_mode(name):
+    how = {"t0": 0, "t1": 1, "steps": 4, "seed": 0, "solver": name}
+    for sde in (TanhSDE(), TanhSDE(noise="scalar"), _elementwise("diagonal", "stratonovich"), CommutativeLinearSDE()):
+        x0 = _start(-0.5, 0.5, 3, 3)
+        expected = sk.solve(sde, x0, **how).x
+        with torch.inference_mode():
+            assert torch.equal(sk.solve(sde, x0.clone(), **how).x, expected)
+
+
+@pytest.mark.parametrize("kind", ["scalar", "diagonal", "commutative"])
+@pytest.mark.parametrize("name", ["slowrk", "milstein"])
+def test_derivatives_of_the_diffusion_leave_no_graph(name, kind):
+    # A graph from step to step would be memory that grows with their number.
+    def g(x: Tensor, t: Tensor) -> Tensor:
+        return _LEARNED * (torch.stack([x, x], -1) if kind == "commutative" else x)
+
+    sde = SDE(lambda x, t: -_LEARNED * x, g, kind, noise_dim=2 if kind == "commutative" else None)
+    assert not sk.solve(sde, _start(1, 2, 2, 2), t0=0, t1=1, solver=name, steps=2, seed=0).x.requires_grad
+
+
+def test_only_an_sde_is_converted():
+    with pytest.raises(ArgumentError, match=r"got float.*TorchsdeStyle\(sde\)"):
+        as_ito(3.0)
 
 
 def test_a_diffusion_that_does_not_change_with_x_is_converted_to_itself():
