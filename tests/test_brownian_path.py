@@ -18,7 +18,8 @@ from sdekit.noise.brownian import BrownianStream, DrawnStream, Increment
 from sdekit.noise.given_path import FunctionPath, GivenPath
 from sdekit.noise.hashed import Elements, normals, sample_keys
 from sdekit.noise.path import BrownianPath
-from sdekit.noise.path_cells import Tables
+from sdekit.noise.path_streams import level_of
+from sdekit.noise.path_tables import Tables
 from sdekit.noise.splitting import Splitting, halve, join, join_equal, join_range, weights
 
 CPU = torch.device("cpu")
@@ -310,12 +311,12 @@ def test_a_small_table_changes_no_number(monkeypatch):
         path = make((40, 2), **tree)
         large = path(t, s)
         with monkeypatch.context() as patched:
-            patched.setattr("sdekit.noise.path_cells._TABLE_BYTES", 0)
-            patched.setattr("sdekit.noise.path_cells._MADE_AT_ONCE", 0)
+            patched.setattr("sdekit.noise.path_tables._TABLE_BYTES", 0)
+            patched.setattr("sdekit.noise.path_tables._MADE_AT_ONCE", 0)
             small = make((40, 2), **tree)
             assert same(small(t, s), large)
             assert same(small(t, s), large)
-        assert all(table.capacity <= max(2, table.parents) for table in small._tables.tables)
+        assert all(table.capacity <= max(2, table.parents) for table in small._tree._tables.tables)
 
 
 def two_kinds(n: int, size: tuple[int, ...], first: int, **kwargs) -> list[BrownianPath]:
@@ -366,6 +367,8 @@ def test_a_sample_has_its_own_interval_and_the_bits_of_the_batch():
     whole = path(t, s)
     for i in range(6):
         one = Increment(*[value[i : i + 1] for value in whole.values()])
+        together = path(float(t[i]), float(s[i]))
+        assert same(Increment(*[value[i : i + 1] for value in together.values()]), one)
         assert same(path.part(i, i + 1, 6)(float(t[i]), float(s[i])), one)
         assert same(path.increments(t[i : i + 1], s[i : i + 1], torch.tensor([i])), one)
     rows = torch.tensor([5, 1, 1])
@@ -397,12 +400,17 @@ GRIDS = {
     "unaligned": even(0, 2, 7),
     "unaligned, falling": even(1.999, 0.001, 5),
     "cells of UNEVEN": times_of(*UNEVEN),
+    "some of UNEVEN at once": times_of(0.0, 0.5, 1.0, 2.0),
+    "halves of UNEVEN": times_of(0.0, 0.05, 0.1, 0.3, 0.5, 0.51, 0.52, 1.0, 1.5, 2.0),
+    "powers of two": even(2, 0, 32),
     "powers": even(0, 1, 6) ** 3,
 }
 
 
 @pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS.keys())
-@pytest.mark.parametrize("tree", [{}, {"cells": 1000}, {"cells": UNEVEN}], ids=["default", "1000", "uneven"])
+@pytest.mark.parametrize(
+    "tree", [{}, {"cells": 1}, {"cells": 1000}, {"cells": UNEVEN}], ids=["default", "1", "1000", "uneven"]
+)
 def test_a_stream_is_the_path(tree, grid):
     scale = grid.diff().abs().sqrt().reshape(-1, 1, 1)
     for area, areas in (("space-time", 1), ("space-time-time", 2)):
@@ -416,17 +424,34 @@ def test_a_stream_is_the_path(tree, grid):
 
 def test_the_grids_above_go_the_ways_they_are_meant_to():
     path = make()
-    levels = [path._level_of(path._cuts.leaf(grid)) for grid in GRIDS.values()]
-    assert levels == [0, 2, 1, 1, 1, 1, 1, None, None, None, None]
-    assert make(cells=UNEVEN)._level_of(make(cells=UNEVEN)._cuts.leaf(times_of(*UNEVEN))) == 0
-    assert make(cells=1000)._level_of(make(cells=1000)._cuts.leaf(even(0, 2, 50))) == 0
+    levels = [level_of(path._cuts, path._cuts.leaf(grid)) for grid in GRIDS.values()]
+    assert levels == [0, 2, 1, 1, 1, 1, 1, None, None, None, None, None, None, None]
+    for cells, grid, level in (
+        (UNEVEN, times_of(*UNEVEN), 0),
+        (UNEVEN, GRIDS["some of UNEVEN at once"], 0),
+        (UNEVEN, GRIDS["halves of UNEVEN"], 1),
+        (1000, even(0, 2, 50), 0),
+        (1000, even(0, 2, 4000), 2),
+        (1000, even(0, 2, 3000), None),
+        (1, GRIDS["powers of two"], 5),
+        (1, even(2, 0.5, 48), 6),
+        ({}, even(0, 2, 200_000), 5),
+    ):
+        path = make(**({"cells": cells} if cells else {}))
+        assert level_of(path._cuts, path._cuts.leaf(grid)) == level
 
 
-@pytest.mark.parametrize("grid", ["root", "third level", "several cells a step", "falling", "unaligned"])
+@pytest.mark.parametrize(
+    ("tree", "grid"),
+    [({}, name) for name in ("root", "third level", "several cells a step", "falling", "unaligned")]
+    + [({"cells": UNEVEN}, "some of UNEVEN at once"), ({"cells": UNEVEN}, "halves of UNEVEN")]
+    + [({"cells": 1}, "powers of two")],
+    ids=str,
+)
 @pytest.mark.parametrize("shape", [(5, 3), (2, 80)], ids=str)
-def test_ahead_and_seek_and_the_last_step(grid, shape):
+def test_ahead_and_seek_and_the_last_step(tree, grid, shape):
     times = GRIDS[grid]
-    path, count = make(shape), len(times) - 1
+    path, count = make(shape, **tree), len(times) - 1
     whole = steps(path, times, 1)
     opened = stream(path, times, 1)
     assert opened.seekable
@@ -448,6 +473,48 @@ def test_ahead_and_seek_and_the_last_step(grid, shape):
     for value, all_of in zip(quiet, whole, strict=True):
         assert torch.equal(value[:-1], all_of[:-1])
         assert value[-1].abs().max() == 0
+
+
+@pytest.mark.parametrize("area", ["space-time", "space-time-time"])
+@pytest.mark.parametrize(
+    ("tree", "grid"),
+    [
+        ({}, even(0, 2, 7)),
+        ({}, times_of(0.1, 0.3, 0.3000001, 0.35, 0.7, 1.0, 1.2345, 2.0)),
+        ({"cells": 3}, even(0.123, 1.789, 9)),
+        ({"cells": UNEVEN}, even(0, 1.9, 13)),
+        ({"cells": 1}, even(0, 2, 32)),
+        ({"cells": UNEVEN}, times_of(0.0, 0.05, 0.1)),
+    ],
+    ids=["default", "default, near times", "3", "uneven", "halves", "halves of uneven cells"],
+)
+def test_steps_found_together_have_the_bits_of_queries(tree, grid, area, monkeypatch):
+    areas = 2 if area == "space-time-time" else 1
+    exact = asked(make(levy_area=area, **tree), grid, areas)
+    for bytes_of_a_block in (1 << 20, 1):  # all steps in a block, or each by itself
+        monkeypatch.setattr("sdekit.noise.path_streams._BLOCK_BYTES", bytes_of_a_block)
+        path = make(levy_area=area, **tree)
+        assert level_of(path._cuts, path._cuts.leaf(grid)) is None or tree
+        for one, two in zip(steps(path, grid, areas), exact, strict=True):
+            assert torch.equal(one, two)
+
+
+def test_what_surrounds_a_cut_is_made_once(monkeypatch):
+    # 40 steps at no cut: as many cells are halved as there are cuts, not twice as many; 32 halves: each cell once.
+    halved: list[int] = []
+    hashes = Elements.hashes
+
+    def counted(self, keys, level, cells):
+        halved.append(cells.numel())
+        return hashes(self, keys, level, cells)
+
+    monkeypatch.setattr(Elements, "hashes", counted)
+    path = make(cells=1)
+    steps(path, even(0.0001, 1.9, 40))
+    assert sum(halved) <= 41 * path._cuts.halvings
+    halved.clear()
+    steps(make(cells=1), even(0, 2, 32))
+    assert sum(halved) == 1 + 2 + 4 + 8 + 16
 
 
 def test_coarse_is_the_sum_of_fine():
@@ -601,7 +668,8 @@ def test_near_ends_are_cheap():
     path(0.2, 0.4)
     looked: list[int] = []
     fetch = Tables.fetch
-    path._tables.fetch = lambda k, *a: looked.append(k) or fetch(path._tables, k, *a)
+    tables = path._tree._tables
+    tables.fetch = lambda k, *a: looked.append(k) or fetch(tables, k, *a)
     start = even(0.1, 0.9, 49)
     start = path.near(start, torch.full_like(start, 0.01))
     path(start, start + 0.02)

@@ -17,8 +17,8 @@ from sdekit._tensors import as_list, check_number
 from sdekit.errors import ArgumentError, ShapeError, UnsupportedError
 from sdekit.noise.base import NoiseSource, NoiseStream, Purpose
 from sdekit.noise.brownian import BrownianStream, Increment
-from sdekit.noise.path import StepStream
 from sdekit.noise.splitting import join
+from sdekit.noise.step_stream import StepStream
 
 __all__ = ["FunctionPath", "GivenPath"]
 
