@@ -10,16 +10,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.polynomial import Polynomial
 from torch import Tensor
 
 from sdekit.errors import ArgumentError, ShapeError, UnsupportedError
-from sdekit.noise import KeyedNoise, SeedsNoise
+from sdekit.noise import KeyedNoise, NoiseStream, SeedsNoise
 from sdekit.noise.brownian import BrownianStream, DrawnStream, Increment
 from sdekit.noise.given_path import FunctionPath, GivenPath
 from sdekit.noise.hashed import Elements, normals, sample_keys
 from sdekit.noise.path import BrownianPath
 from sdekit.noise.path_streams import level_of
 from sdekit.noise.path_tables import Tables
+from sdekit.noise.path_tree import Tree
 from sdekit.noise.splitting import Splitting, halve, join, join_equal, join_range, weights
 
 CPU = torch.device("cpu")
@@ -210,6 +212,85 @@ def test_hashed_normals_are_independent_standard_normals():
     covariance = z @ z.T / n - torch.eye(len(z), dtype=F64)
     # The last kind of cells is the first one shifted by a cell: across shifts no number is seen twice.
     assert covariance.abs().max() < 5 * math.sqrt(2 / n)
+
+
+# The joint law, without sampling --------------------------------------------------------------------------------------
+
+
+class BasisDraws:
+    """In place of a path's draws: every normal that is asked for is 1 in a sample of its own and 0 in all others."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.number = count, {}
+
+    def names(self) -> list[str]:
+        return [str(i) for i in range(self.count)]
+
+    def draw(self, *name: int) -> Tensor:
+        z = torch.zeros(self.count, 1, dtype=F64)
+        z[self.number.setdefault(name, len(self.number))] = 1.0  # an IndexError where `count` is too few
+        return z
+
+    def cells(self, shape, level, which, dtype, scales=None) -> NoiseStream:
+        return BasisStream(self, level, which)
+
+
+class BasisStream(NoiseStream):
+    seekable = True
+
+    def __init__(self, draws: BasisDraws, level: int, which: int) -> None:
+        self._draws, self._name = draws, (level, which)
+
+    def next(self, t: float, s: float) -> Tensor:
+        self.position += 1
+        return self._draws.draw(*self._name, self.position - 1)
+
+    def seek(self, position: int) -> None:
+        self.position = position
+
+
+def kernel_products(t: float, s: float, u: float, v: float) -> np.ndarray:
+    r"""E of (W, H, K) over [t, s] times (W, H, K) over [u, v].
+
+    Each is \int k((r - t)/h) dW_r, by its definition: k(y) = 1, 1/2 - y, (y^2 - y)/2 + 1/12.
+    """
+    kernels = [Polynomial([1]), Polynomial([1 / 2, -1]), Polynomial([1 / 12, -1 / 2, 1 / 2])]
+    low, high = max(t, u), min(s, v)
+    if low >= high:
+        return np.zeros((3, 3))
+    span = Polynomial([low, high - low])  # of y in [0, 1]
+    products = np.empty((3, 3))
+    for i, j in itertools.product(range(3), repeat=2):
+        whole = (kernels[i]((span - t) / (s - t)) * kernels[j]((span - u) / (v - u))).integ()
+        products[i, j] = (whole(1) - whole(0)) * (high - low)
+    return products
+
+
+@pytest.mark.parametrize("kinds", [2, 3], ids=["WH", "WHK"])
+@pytest.mark.parametrize("tree", TREES, ids=TREE_IDS)
+def test_the_joint_law_of_any_intervals_is_exact(tree, kinds, monkeypatch):
+    cuts = make(**tree)._cuts
+    draws = BasisDraws(6000)
+    joint = Tree(cuts, draws, (draws.count, 1), kinds)
+
+    def basis(level: int, cells: Tensor, rows: None) -> list[Tensor]:
+        names = [[draw(100 + level, i, cell) for cell in cells.tolist()] for i in range(kinds)]
+        return [torch.stack(z) for z in names]
+
+    draw = draws.draw
+    monkeypatch.setattr(joint, "_normals", basis)
+    # Nested, adjacent, overlapping, apart; far from cuts, at cuts, and nearer to one another than any wide cell.
+    leaves = cuts.leaf(times_of(0.0, 0.2, 0.3141, 0.3141001, 0.9, 1.0, 1.2345678, 2.0))
+    times = cuts.time(leaves).tolist()
+    pairs = [(0, 7), (1, 4), (2, 3), (3, 6), (2, 6), (4, 5), (5, 6), (6, 7), (0, 2)]
+    start, stop = (leaves[list(ends)] for ends in zip(*pairs, strict=True))
+    found = torch.stack(joint.between(start, stop).values(), 1)[..., 0]  # (S, kinds, normals)
+    scales = torch.tensor([[math.sqrt(times[j] - times[i])] for i, j in pairs], dtype=F64)
+    law = np.einsum("aix,bjx->aibj", *[(found / scales[:, :, None]).numpy()] * 2)
+    for a, b in itertools.product(range(len(pairs)), repeat=2):
+        (i, j), (k, m) = pairs[a], pairs[b]
+        exact = kernel_products(times[i], times[j], times[k], times[m]) / float(scales[a] * scales[b])
+        assert np.allclose(law[a, :, b, :], exact[:kinds, :kinds], atol=1e-10), (pairs[a], pairs[b])
 
 
 # The law of a path's increments --------------------------------------------------------------------------------------
