@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
 import torch
@@ -50,7 +50,7 @@ class Adaptive(AdaptiveSolver):
         h_init: the length of the first step; from the size of the first drift and diffusion unless given.
         h_min: the least step; a sample that would need a shorter one ends with the status "min_step".
         max_nfe: the drift evaluations allowed to each sample, never exceeded; one that would need more ends with status
-            "max_nfe" where its last step did. No limit unless given.
+            "max_nfe" where its last step did, and an event is located as finely as they allow. No limit unless given.
         proportional, integral, derivative: the controller's gains; (0.1, 0.3, 0) for an SDE and (0, 1, 0) for an ODE
             unless given.
 
@@ -152,6 +152,9 @@ class Adaptive(AdaptiveSolver):
 
     def integrate(self, problem: Problem, observers: Observers | None = None) -> Solution:
         self.check(problem.dynamics)
+        # The samples that are under way are gathered from the batch, row by row: with another layout than that of the
+        # start, functions may round otherwise.
+        problem = replace(problem, x=problem.x.contiguous())
         for t in (float(problem.times[0]), float(problem.times[-1])):
             if ends_at_zero(problem.dynamics, t):
                 raise ArgumentError(
@@ -244,7 +247,9 @@ class _EmbeddedStepper(PairStepper):
         event: Event | None,
     ) -> None:
         self._method, self._dynamics, self._shape = method, dynamics, tuple(problem.x.shape)
-        self._recorder, self._event = recorder, event
+        self._recorder = recorder
+        # Parameters that do not fit are told here.
+        self._event = None if event is None else event.rows(slice(None), self._shape[0])
         self._tried: tuple[Tensor, Tensor, Tensor, Pair] | None = None
         # Where a step's evaluations vary they are counted, and told by `taken`.
         self._varies = method.evaluations_per_step is None
@@ -374,7 +379,7 @@ class _EmbeddedStepper(PairStepper):
         x, start, stop, pair = self._tried
         took = good.nonzero()[:, 0]
         samples = rows.cpu()[took]
-        value = event.value(pair.x[took.to(x.device)], stop[took])
+        value = event.rows(samples, self._shape[0]).value(pair.x[took.to(x.device)], stop[took])
         over = event.passed(self._sides[samples], value)
         sides = self._sides[samples[over]]
         self._sides[samples] = event.side(value, self._sides[samples])
@@ -384,7 +389,8 @@ class _EmbeddedStepper(PairStepper):
         on = which.to(x.device)
         inside, each = self._inside(rows[on], x[on], start[which], stop[which], pair, on)
         most = None if left is None or each == 0 else left[which] // each
-        y, at, made = locate(event, sides, start[which], stop[which], pair.x[on], inside, self._least, most)
+        of = event.rows(samples[over], self._shape[0])
+        y, at, made = locate(of, sides, start[which], stop[which], pair.x[on], inside, self._least, most)
         return Stopped(which, y, at, each * made if each else self._method.dense_evaluations)
 
     def _inside(
