@@ -142,7 +142,13 @@ def _method(
             f"solver {chosen.name!r} is no step solver for SDEs; take 'milstein', 'milstein_free', 'euler_maruyama', "
             "'sra1', 'sriw1' or another of them."
         )
+    if chosen.strong_order is None:
+        raise UnsupportedError(
+            f"solver {chosen.name!r} has no strong order: its levels would not be near each other path by path, which "
+            "multilevel Monte Carlo saves by. Take 'milstein', 'sriw1' or 'euler_maruyama', or sk.ensemble with it."
+        )
     t0, t1 = span
+    dynamics.rows(slice(0, 1), tuple(x0.shape))  # parameters of many samples are no parameters of all
     reread = dynamics.read_by(chosen.calculus, falling=t0 > t1)
     chosen.check(reread)
     if isinstance(reread.sde, Reread) and reread is not dynamics:
