@@ -1,0 +1,45 @@
+"""The dense output of an adaptive solve: what it covers where samples end at different times."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import sdekit as sk
+from sdekit.errors import ArgumentError
+
+F64 = torch.float64
+
+
+@pytest.mark.parametrize("back", [False, True], ids=["forwards", "backwards"])
+@pytest.mark.parametrize("chunk", [None, 1])
+def test_it_covers_what_all_samples_reached_and_no_more(back, chunk):
+    # dx/dt = -k x: the fast sample is at its limit of evaluations before the slow one.
+    rate = torch.tensor([[1.0], [60.0], [5.0]], dtype=F64)
+    ode = sk.ODE(lambda x, t, k: -k * x if not back else k * x, parameters={"k": rate})
+    t0, t1 = (1.0, 0.0) if back else (0.0, 1.0)
+    out = sk.solve(
+        ode,
+        torch.ones(3, 1, dtype=F64),
+        t0=t0,
+        t1=t1,
+        solver="tsitouras_5",
+        rtol=1e-8,
+        atol=1e-10,
+        max_nfe=140,
+        dense=True,
+        chunk=chunk,
+    )
+    assert out.status == "max_nfe"
+    assert int(out.nfe.max()) <= 140
+    parts = [out.stats] if chunk is None else out.stats["chunks"]
+    ends = [t for part in parts for t in part["t"]]
+    reached = max(ends) if back else min(ends)
+    assert 0.02 < abs(reached - t0) < abs(t1 - t0)
+    assert out.dense.span == (t0, reached)
+    for t in torch.linspace(t0, reached, 7, dtype=F64).tolist():
+        exact = torch.exp(-rate * abs(t - t0))
+        assert torch.allclose(out.dense(t), exact, atol=1e-6)
+    beyond = reached + 1e-3 * (t1 - t0)
+    with pytest.raises(ArgumentError, match=r"as far as all samples came"):
+        out.dense(beyond)
