@@ -36,8 +36,8 @@ class _Milstein(StepSolver):
         if dynamics.stochastic and dynamics.noise == "general":
             raise UnsupportedError(
                 f"solver {self.name!r} needs the Levy areas of pairs of Brownian motions for general noise, and they "
-                "are not simulated. Declare noise='commutative' if the noise is, or take 'stochastic_heun' (strong "
-                "order 1/2) or a weak method."
+                "are not simulated. Declare noise='commutative' if the noise is, and take 'milstein' or 'slowrk'; or "
+                "take 'spark' (strong order 1/2), or 'dri1' for expectations."
             )
         super().check(dynamics)
 
