@@ -1,13 +1,17 @@
 r"""Newton's method for the stages of implicit methods: u = base + c f(u, s), each sample by itself.
 
-    u <- u - (1 - c J)^{-1} (u - base - c f(u, s)),   J = df/du of the sample, by autodiff
+    u <- u - M^{-1} (u - base - c f(u, s)),   M = 1 - c J,   J = df/du of the sample, by autodiff
 
-A sample that has converged is left as it is, so that its bits do not depend on how long the others of its batch take.
-The linear systems are solved by elimination with numbers, sample beside sample: the kernels of `torch.linalg.solve`
-give a matrix other bits alone than in a batch.
+J costs one backward pass for each entry of a sample, far more than f. So M^{-1} is kept, for the next iterations and
+for the next stages of the step (of the same c), and made anew only for a sample whose iteration has become slow.
 
-An iteration costs one evaluation, and one backward pass for each entry of a sample: it is for states of up to a few
-hundred entries, and samples of more than 2048 are refused.
+A sample that has converged is left as it is, and one that keeps its M^{-1} keeps its bits: what a sample goes through
+does not depend on the others of its batch. The linear systems are solved by elimination with numbers, sample beside
+sample: the kernels of `torch.linalg.solve` give a matrix other bits alone than in a batch.
+
+It is for states of up to a few hundred entries; samples of more than 2048 are refused.
+
+Hairer & Wanner 1996, section IV.8.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from torch import Tensor
 
 from sdekit._tensors import check_positive, check_positive_integer
 from sdekit.dynamics import Dynamics
-from sdekit.errors import ConvergenceError, UnsupportedError
+from sdekit.errors import ArgumentError, ConvergenceError, UnsupportedError
 from sdekit.solvers.fixed_step import FixedStepSolver
 
 if TYPE_CHECKING:
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["ImplicitSolver", "Root", "eliminate", "find_root"]
 
 _LARGEST = 2048
+_SLOW = 0.1  # the rate of convergence above which a Jacobian is made anew
 
 
 @final
@@ -41,10 +46,14 @@ class Root:
         u: the solution, (B, *).
         converged: whether each sample's iterations came to rest, bool (B,). One whose values became NaN or infinite
             counts as such: the loop finds it, and names the step.
+        evaluations: of the drift, that each sample's own iterations took, int64 (B,).
+        inverse: M^{-1} of each sample, (B, d, d), for a next stage.
     """
 
     u: Tensor
     converged: Tensor
+    evaluations: Tensor
+    inverse: Tensor
 
 
 def find_root(
@@ -56,12 +65,15 @@ def find_root(
     *,
     tolerance: float,
     max_iterations: int,
+    inverse: Tensor | None = None,
 ) -> Root:
-    """The solution u of u = base + c f(u, s).
+    r"""The solution u of u = base + c f(u, s).
 
-    A sample has converged where an iteration moved no entry by more than `tolerance` times the largest of u and base;
-    or by more than the state's rounding, no further than half as much as the iteration before.
-    Under autograd it is differentiable once, by the implicit function theorem, at one evaluation more.
+    With the largest entry |d_n| of the n-th change of a sample and its rate r = |d_n|/|d_(n-1)|, what is left is about
+    r/(1 - r) |d_n|. A sample has converged where that is at most `tolerance` times the largest entry of u and base;
+    where |d_n| itself is, at an iteration with a Jacobian of its own; or where its changes, of the size of the state's
+    rounding, fall no more. Its M^{-1} is made anew where r > 1/10.
+    Under autograd the root is differentiable once, by the implicit function theorem, at two evaluations more.
 
     Args:
         dynamics: whose drift f is; its own copy of a sample must see no other sample.
@@ -71,32 +83,47 @@ def find_root(
         guess: where to begin, (B, *).
         tolerance: see above.
         max_iterations: the most iterations.
+        inverse: M^{-1} of each sample from an earlier stage, (B, d, d); made at `guess` unless given.
 
     Raises:
         UnsupportedError: for samples of more than 2048 entries.
     """
     check_size(base)
     u, rest = guess.detach().clone(), base.detach()
-    factor = c.detach().reshape(-1, 1, 1) if isinstance(c, Tensor) else c
-    rounding = torch.finfo(u.dtype).eps
+    least = 8 * torch.finfo(u.dtype).eps
     moving = torch.ones(u.shape[0], dtype=torch.bool, device=u.device)
-    before = torch.full((u.shape[0],), torch.inf, dtype=_wide(u), device=u.device)
+    slow = torch.full_like(moving, inverse is None)
+    evaluations = torch.zeros_like(moving, dtype=torch.int64)
+    before = torch.full((u.shape[0],), torch.nan, dtype=_wide(u), device=u.device)  # no rate yet
     for _ in range(max_iterations):
-        f, jacobian = _drift_and_jacobian(dynamics, u, s)
-        matrix = torch.eye(jacobian.shape[-1], dtype=jacobian.dtype, device=u.device) - factor * jacobian
-        change = eliminate(matrix, _flat(u - rest - c * f)[..., None])[..., 0]
+        evaluations += moving
+        fresh = slow
+        if inverse is None or bool(slow.any()):
+            f, jacobian = _drift_and_jacobian(dynamics, u, s)
+            made = _inverse(jacobian, c)
+            inverse = made if inverse is None else torch.where(slow[:, None, None], made, inverse)
+        else:
+            f = dynamics.drift(u, s).detach()
+        change = _times(inverse, _flat(u - rest - c * f))
         u = torch.where(_column(moving, u), u - change.reshape(u.shape).to(u.dtype), u)
         size = change.abs().amax(1)
         scale = torch.maximum(_flat(u).abs().amax(1), _flat(rest).abs().amax(1))
-        small = size <= max(tolerance, 8 * rounding) * scale
-        stalled = (size <= rounding**0.5 * scale) & (size >= 0.5 * before)
+        rate = size / before
+        small = (size <= least * scale) | (rate * size <= tolerance * (1 - rate) * scale)
+        small |= fresh & (size <= tolerance * scale)
+        stalled = fresh & (size <= least**0.5 * scale) & (rate >= 0.5)
         moving = moving & ~(small | stalled | ~torch.isfinite(size))
+        slow = moving & (rate > _SLOW)
         before = size
         if not bool(moving.any()):
             break
+    if inverse is None:
+        raise ArgumentError(f"max_iterations must be at least 1, got {max_iterations!r}.")
     if torch.is_grad_enabled():
-        u = _with_gradient(dynamics, u, base, c, s, matrix)
-    return Root(u, ~moving)
+        calls = dynamics.counter.calls
+        u = _with_gradient(dynamics, u, base, c, s)
+        evaluations = evaluations + (dynamics.counter.calls - calls)
+    return Root(u, ~moving, evaluations, inverse)
 
 
 def check_size(x: Tensor) -> None:
@@ -108,14 +135,13 @@ def check_size(x: Tensor) -> None:
         )
 
 
-def _with_gradient(dynamics: Dynamics, u: Tensor, base: Tensor, c: float | Tensor, s: Tensor, matrix: Tensor) -> Tensor:
-    """u, with the derivative of (1 - c J)^{-1} (base + c f) for constant u and J: that of the solution."""
-    moved = base + c * dynamics.drift(u, s)
-    if not moved.requires_grad:
+def _with_gradient(dynamics: Dynamics, u: Tensor, base: Tensor, c: float | Tensor, s: Tensor) -> Tensor:
+    """u, with the derivative of M^{-1} (base + c f) for constant u and M, M at u: that of the solution."""
+    image = base + c * dynamics.drift(u, s)
+    if not image.requires_grad:
         return u
-    unit = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-    inverse = eliminate(matrix, unit.expand(matrix.shape))
-    along = (inverse * _flat(moved)[:, None, :]).sum(-1).reshape(u.shape).to(u.dtype)
+    _, jacobian = _drift_and_jacobian(dynamics, u, s)
+    along = _times(_inverse(jacobian, c), _flat(image)).reshape(u.shape).to(u.dtype)
     return u + (along - along.detach())
 
 
@@ -132,6 +158,21 @@ def _drift_and_jacobian(dynamics: Dynamics, u: Tensor, s: Tensor) -> tuple[Tenso
                 if row is not None:
                     jacobian[:, i] = _flat(row)
     return f.detach().clone(), jacobian
+
+
+def _inverse(jacobian: Tensor, c: float | Tensor) -> Tensor:
+    """(1 - c J)^{-1}, (B, d, d)."""
+    unit = torch.eye(jacobian.shape[-1], dtype=jacobian.dtype, device=jacobian.device)
+    factor = c.detach().reshape(-1, 1, 1) if isinstance(c, Tensor) else c
+    return eliminate(unit - factor * jacobian, unit.expand(jacobian.shape))
+
+
+def _times(matrix: Tensor, vector: Tensor) -> Tensor:
+    """The products of matrices (B, d, d) and vectors (B, d), column by column: a sample's bits are its own."""
+    total = matrix[..., 0] * vector[:, 0, None]
+    for j in range(1, vector.shape[1]):
+        total = total + matrix[..., j] * vector[:, j, None]
+    return total
 
 
 def eliminate(matrix: Tensor, right: Tensor) -> Tensor:
@@ -182,9 +223,18 @@ class ImplicitSolver(FixedStepSolver):
         check_positive("tolerance", self.tolerance)
         check_positive_integer("max_iterations", self.max_iterations)
 
-    def root(self, dynamics: Dynamics, base: Tensor, c: float | Tensor, s: Tensor, guess: Tensor) -> Root:
+    def root(
+        self,
+        dynamics: Dynamics,
+        base: Tensor,
+        c: float | Tensor,
+        s: Tensor,
+        guess: Tensor,
+        inverse: Tensor | None = None,
+    ) -> Root:
         """`find_root` with the options of this solver."""
-        return find_root(dynamics, base, c, s, guess, tolerance=self.tolerance, max_iterations=int(self.max_iterations))
+        limits = {"tolerance": float(self.tolerance), "max_iterations": int(self.max_iterations)}
+        return find_root(dynamics, base, c, s, guess, inverse=inverse, **limits)
 
     def require(self, converged: Tensor, s: Tensor) -> None:
         """Raise ConvergenceError for the samples that have not converged in the step to s."""
