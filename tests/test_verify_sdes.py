@@ -440,10 +440,10 @@ def test_a_langevin_method_is_verified_on_langevin_equations_alone():
     assert [f.on.partition(",")[0] for f in result.findings] == ["Langevin"] * 4
     (row,) = result.summary()
     assert row["declared"] == "strong order 1; weak order 2; stationary order 2"
-    strong, weak = row["measured"].split("; weak order: ")
-    assert strong.startswith("strong order: Langevin, quadratic ")
+    strong, weak = row["measured"].split("; weak order 2: ")
+    assert strong.startswith("strong order 1: Langevin, quadratic ")
     assert "; Langevin, double well " in strong
-    assert weak == "Langevin, quadratic 2.00; stationary order: Langevin, quadratic 2.00"
+    assert weak == "Langevin, quadratic 2.00; stationary order 2: Langevin, quadratic 2.00"
     assert result.plot().axes[0].get_title() == "baoab"
 
 
