@@ -794,3 +794,11 @@ def test_a_drift_that_gives_its_buffer_again():
         x = torch.ones(3, 2, dtype=torch.float64)
         kept = sk.solve(sk.SDE(in_place, 0.3, noise="additive"), x, **run).x
         assert torch.equal(kept, sk.solve(sk.SDE(lambda x, t: -x - 0.2 * x**3, 0.3, noise="additive"), x, **run).x)
+
+
+def test_every_method_is_there_by_class():
+    for name in sk.solvers.names():
+        solver = sk.solvers.get(name)
+        if solver.kind == "step" and not solver.adaptive:
+            assert getattr(sk.solvers, type(solver).__name__) is type(solver)
+            assert type(solver).__name__ in sk.solvers.__all__
