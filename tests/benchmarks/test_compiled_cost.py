@@ -2,7 +2,7 @@
 
     pytest tests/benchmarks/test_compiled_cost.py --benchmark-enable -s
 
-prints medians of ratios at (64, 2), one thread, noise by seed, the solve's set-up included: compiled, and not. The solve
+prints medians of ratios at (64, 2), one thread, noise by seed, set-up included: compiled, and not. The solve
 that compiles is timed by itself. Nothing here is asserted on time.
 """
 
