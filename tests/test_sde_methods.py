@@ -698,6 +698,15 @@ def test_where_newton_fails_the_error_names_the_step(name):
 
 
 @pytest.mark.parametrize("name", ["drift_implicit", "skencarp"])
+def test_a_derivative_that_is_not_finite_is_not_taken_for_a_drift(name):
+    # The value is finite, and its derivative is 0 * NaN: of the branch that was not taken.
+    root = sk.SDE(lambda x, t: torch.where(x > 0, -torch.sqrt(x), -x), 0.1, noise="additive")
+    x = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
+    with pytest.raises(ConvergenceError, match=r"step 1 .* 1\. .*differentiate the drift"):
+        sk.solve(root, x, t0=0.0, t1=1.0, solver=name, steps=50, seed=0)
+
+
+@pytest.mark.parametrize("name", ["drift_implicit", "skencarp"])
 def test_an_implicit_step_is_differentiable(name):
     solver = sk.solvers.get(name, tolerance=1e-12)
     t, s = torch.tensor(0.0, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)

@@ -44,8 +44,9 @@ class Root:
 
     Attributes:
         u: the solution, (B, *).
-        converged: whether each sample's iterations came to rest, bool (B,). One whose values became NaN or infinite
-            counts as such: the loop finds it, and names the step.
+        converged: whether each sample's iterations came to rest, bool (B,). One whose drift became NaN or infinite
+            counts as such: the loop finds it, and names the step. One whose Jacobian did, or whose M is singular, does
+            not.
         evaluations: of the drift, that each sample's own iterations took, int64 (B,).
         inverse: M^{-1} of each sample, (B, d, d), for a next stage.
     """
@@ -93,6 +94,7 @@ def find_root(
     least = 8 * torch.finfo(u.dtype).eps
     moving = torch.ones(u.shape[0], dtype=torch.bool, device=u.device)
     slow = torch.full_like(moving, inverse is None)
+    lost = torch.zeros_like(moving)
     evaluations = torch.zeros_like(moving, dtype=torch.int64)
     before = torch.full((u.shape[0],), torch.nan, dtype=_wide(u), device=u.device)  # no rate yet
     for _ in range(max_iterations):
@@ -112,7 +114,9 @@ def find_root(
         small = (size <= least * scale) | (rate * size <= tolerance * (1 - rate) * scale)
         small |= fresh & (size <= tolerance * scale)
         stalled = fresh & (size <= least**0.5 * scale) & (rate >= 0.5)
-        moving = moving & ~(small | stalled | ~torch.isfinite(size))
+        broken = moving & ~torch.isfinite(size)
+        lost |= broken & torch.isfinite(_flat(f)).all(1)
+        moving = moving & ~(small | stalled | broken)
         slow = moving & (rate > _SLOW)
         before = size
         if not bool(moving.any()):
@@ -123,7 +127,7 @@ def find_root(
         calls = dynamics.counter.calls
         u = _with_gradient(dynamics, u, base, c, s)
         evaluations = evaluations + (dynamics.counter.calls - calls)
-    return Root(u, ~moving, evaluations, inverse)
+    return Root(u, ~(moving | lost), evaluations, inverse)
 
 
 def check_size(x: Tensor) -> None:
