@@ -179,7 +179,15 @@ def test_a_checkpoint_that_a_dead_run_left_is_gone_on_from(tmp_path, monkeypatch
     assert made.levels == sk.multilevel(STOCK, START, lambda x: payoff(looked_at(x)), seed=0, **alone).levels
 
 
-def test_ctrl_c_waits_until_the_statistics_are_whole(monkeypatch):
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C means KeyboardInterrupt, also in a process that was started to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_waits_until_the_statistics_are_whole(monkeypatch, ctrl_c):
     """Ctrl-C within an update left moments and sketch of different counts, which nothing could resume from."""
     taken = RunningStatistics.update
     calls = iter(range(100))
@@ -193,8 +201,8 @@ def test_ctrl_c_waits_until_the_statistics_are_whole(monkeypatch):
     out = run(30_000, chunk=4096, quantiles=(0.5,))
     assert out.status == "interrupted"
     assert out.count == 3 * 4096
-    assert same_bits(run(30_000, chunk=4096, quantiles=(0.5,), resume=out.state), run(30_000, quantiles=(0.5,)))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert same_bits(run(30_000, chunk=4096, quantiles=(0.5,), resume=out.state), run(30_000, quantiles=(0.5,)))
 
 
 @pytest.mark.parametrize("kind", ["parameters", "module"])
