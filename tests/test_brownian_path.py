@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -482,6 +484,7 @@ GRIDS = {
     "unaligned, falling": even(1.999, 0.001, 5),
     "cells of UNEVEN": times_of(*UNEVEN),
     "some of UNEVEN at once": times_of(0.0, 0.5, 1.0, 2.0),
+    "two of UNEVEN at once": times_of(0.0, 0.5, 1.0),
     "halves of UNEVEN": times_of(0.0, 0.05, 0.1, 0.3, 0.5, 0.51, 0.52, 1.0, 1.5, 2.0),
     "powers of two": even(2, 0, 32),
     "powers": even(0, 1, 6) ** 3,
@@ -506,7 +509,7 @@ def test_a_stream_is_the_path(tree, grid):
 def test_the_grids_above_go_the_ways_they_are_meant_to():
     path = make()
     levels = [level_of(path._cuts, path._cuts.leaf(grid)) for grid in GRIDS.values()]
-    assert levels == [0, 2, 1, 1, 1, 1, 1, None, None, None, None, None, None, None]
+    assert levels == [0, 2, 1, 1, 1, 1, 1, None, None, None, None, None, 1, None, None]
     for cells, grid, level in (
         (UNEVEN, times_of(*UNEVEN), 0),
         (UNEVEN, GRIDS["some of UNEVEN at once"], 0),
@@ -707,8 +710,51 @@ def test_identity_tells_paths_apart():
     )
     assert "cells=<6 times>" in repr(make(cells=UNEVEN))
     assert "cells=7" in repr(make(cells=7))
+    assert make(cells=np.int64(7)).identity() == make(cells=7).identity()
     assert "seeds=[3, 10]" in repr(two_kinds(2, (3,), 3)[1])
     assert "samples=[3, 1]" in repr(make().rows(torch.tensor([3, 1])))
+
+
+def test_a_path_that_was_used_is_sent_as_small_as_a_new_one():
+    path, new = make(), make()
+    found = path(0.1, 0.777)
+    sent = pickle.dumps(path)
+    assert len(sent) < len(pickle.dumps(new)) + 100
+    assert same(pickle.loads(sent)(0.1, 0.777), found)
+    assert same(copy.deepcopy(path)(0.1, 0.777), found)
+
+
+@pytest.mark.parametrize("grid", ["root", "third level", "several cells a step", "unaligned", "powers of two"])
+def test_increments_go_to_the_device_asked_for(grid):
+    meta = torch.device("meta")
+    times = GRIDS[grid]
+    for cells in (None, 1):
+        opened = make(cells=cells).brownian((5, 3), times, areas=1, dtype=torch.float32, device=meta)
+        for value in (*opened.next().values(), *opened.ahead(3).values(), *opened.each(1)):
+            assert value.device == meta
+            assert value.dtype == torch.float32
+    for query in ((0.1, 0.7), (torch.zeros(5, dtype=F64), 0.3)):
+        assert {value.device for value in make(device="meta")(*query).values()} == {meta}
+    for known in given_from(make(levy_area="space-time-time"), times):
+        opened = known.brownian((5, 3), times, areas=0, dtype=torch.float32, device=meta)
+        assert opened.next().W.device == meta
+
+
+def test_a_default_device_changes_nothing():
+    expected = [
+        steps(make(cells=cells), GRIDS[name], 1) for cells in (None, 1, UNEVEN) for name in ("root", "halves of UNEVEN")
+    ]
+    asked_for = make()(0.1, 0.777)
+    with torch.device("meta"):
+        found = [
+            steps(make(cells=cells), GRIDS[name], 1)
+            for cells in (None, 1, UNEVEN)
+            for name in ("root", "halves of UNEVEN")
+        ]
+        assert same(make()(0.1, 0.777), asked_for)
+    assert all(
+        torch.equal(a, b) for one, two in zip(found, expected, strict=True) for a, b in zip(one, two, strict=True)
+    )
 
 
 # Times ---------------------------------------------------------------------------------------------------------------
@@ -799,6 +845,8 @@ def test_bad_queries_and_grids_are_refused():
         path(0.0, torch.zeros(3, dtype=F64))
     with pytest.raises(ArgumentError, match="t must be a finite number"):
         path(math.nan, 1.0)
+    with pytest.raises(ArgumentError, match="t must be a finite number"):
+        path(math.nan)
     with pytest.raises(UnsupportedError, match="levy_area='space-time-time'"):
         stream(path, even(0, 2, 10), 2)
     with pytest.raises(ShapeError, match=r"\(5, 3\).*\(5, 4\)"):
@@ -817,6 +865,12 @@ def test_bad_queries_and_grids_are_refused():
         path.part(0, 2, 6)
     with pytest.raises(ArgumentError, match="at least one sample"):
         path.rows(torch.tensor([], dtype=torch.int64))
+    for wrong in ([0], torch.tensor([True, False, False, False, True]), torch.tensor([[0]])):
+        with pytest.raises(ArgumentError, match="int64 tensor"):
+            path.rows(wrong)
+    for wrong in ([5], [0, -1]):
+        with pytest.raises(ArgumentError, match="from 0 to 4, got"):
+            path.rows(torch.tensor(wrong))
 
 
 # Paths of the user's own ---------------------------------------------------------------------------------------------

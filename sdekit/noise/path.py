@@ -27,7 +27,7 @@ from sdekit._tensors import as_float64, check_device, check_dtype, check_number,
 from sdekit.errors import ArgumentError, ShapeError, UnsupportedError
 from sdekit.noise.base import NoiseSource, NoiseStream, Purpose
 from sdekit.noise.brownian import BrownianStream, DrawnStream, Increment
-from sdekit.noise.path_arguments import check_cells, check_samples
+from sdekit.noise.path_arguments import check_cells, check_rows, check_samples
 from sdekit.noise.path_cuts import Cuts
 from sdekit.noise.path_draws import Draws
 from sdekit.noise.path_streams import GridStream
@@ -62,7 +62,8 @@ class BrownianPath(NoiseSource):
         t1: where it ends, t1 > t0.
         seeds: a seed for each sample, in place of `seed`: sample i of seeds=S is the one of seeds=[S[i]].
         cells: n for n equal root cells, or their edges as rising times from t0 to t1. A grid whose steps are root cells
-            costs what independent draws cost. The motion depends on it.
+            costs what independent draws cost, and one of a few cells a step their sums; for several grids give all
+            their times together. A query draws every cell that it spans. The motion depends on it.
         levy_area: "space-time" for W and H, "space-time-time" for W, H and K. The motion depends on it.
         dtype: of what queries return; torch's default if None. The motion does not depend on it, up to rounding.
         device: of what queries return. Draws are made on the CPU.
@@ -117,8 +118,9 @@ class BrownianPath(NoiseSource):
     def __call__(self, t: float | Tensor, s: float | Tensor | None = None) -> Increment:
         """The increment from t to s, or with one argument from t0 to t; floats, or float64 tensors of shape (B,)."""
         if s is None:
-            t, s = self.t0, t
-        start, stop = self._times("t", t), self._times("s", s)
+            start, stop = self._times("t0", self.t0), self._times("t", t)
+        else:
+            start, stop = self._times("t", t), self._times("s", s)
         if start.numel() == stop.numel() == 1:
             return self._asked(start.reshape(1), stop.reshape(1), None)
         batch = self.shape[0]
@@ -252,9 +254,13 @@ class BrownianPath(NoiseSource):
         return self._of_samples(self._draws.samples[start:stop])
 
     def rows(self, index: Tensor) -> BrownianPath:
-        """The path of some samples, int64 (A,), which keep their numbers."""
+        """The path of some samples, int64 (A,), which keep their numbers.
+
+        Raises:
+            ArgumentError: for an index that is none of this path's samples, or for none at all.
+        """
         samples = self._draws.samples
-        return self._of_samples([samples[i] for i in index.tolist()])
+        return self._of_samples([samples[i] for i in check_rows(index, len(samples))])
 
     def to(self, dtype: torch.dtype, device: torch.device | str) -> BrownianPath:
         """The same path, whose queries return another dtype or on another device."""

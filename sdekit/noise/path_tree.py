@@ -45,6 +45,10 @@ class Tree:
     def _tables(self) -> Tables:
         return Tables(self.cuts, self.draws, self.shape, self.values)
 
+    def __getstate__(self) -> dict[str, object]:
+        """Without what can be made again: a path that has been used is copied and sent as small as a new one."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_keys", "_tables")}
+
     @torch.inference_mode(False)
     def widths(self) -> list[int]:
         """Leaves of a cell at every level, from the top."""
