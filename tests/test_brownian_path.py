@@ -509,7 +509,7 @@ def test_a_stream_is_the_path(tree, grid):
 def test_the_grids_above_go_the_ways_they_are_meant_to():
     path = make()
     levels = [level_of(path._cuts, path._cuts.leaf(grid)) for grid in GRIDS.values()]
-    assert levels == [0, 2, 1, 1, 1, 1, 1, None, None, None, None, None, 1, None, None]
+    assert levels == [0, 2, 1, 1, 1, 1, 1, None, None, None, None, 1, None, None, None]
     for cells, grid, level in (
         (UNEVEN, times_of(*UNEVEN), 0),
         (UNEVEN, GRIDS["some of UNEVEN at once"], 0),
