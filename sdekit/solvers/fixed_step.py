@@ -109,7 +109,8 @@ class FixedStepSolver(Solver):
         """The state before the first step, to be moved by `step`."""
         self.check(problem.dynamics)
         dynamics = problem.dynamics.counted()
-        stepper = self.stepper(Problem(dynamics, problem.x, problem.times, problem.noise, problem.last_noise))
+        x = problem.x.detach()
+        stepper = self.stepper(Problem(dynamics, x, problem.times, problem.noise, problem.last_noise))
         return HandState(signed(snapshot(repr(self), stepper, 0, 0), problem), stepper, dynamics)
 
     def step(self, state: HandState) -> HandState:

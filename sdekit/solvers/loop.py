@@ -104,7 +104,8 @@ def run_fixed(
     if isinstance(last, bool) or not isinstance(last, Integral) or not first <= last <= steps:
         raise ArgumentError(f"stop must be from {first} to {steps} here, got {stop!r}.")
     noise = problem.noise.for_one_solve()
-    stepper = make(Problem(dynamics, problem.x, problem.times, noise, problem.last_noise))
+    # Detached: a graph that the steps do not go into would say that the solution is the start.
+    stepper = make(Problem(dynamics, problem.x.detach(), problem.times, noise, problem.last_noise))
     if resume is not None:
         stepper.restore(resume)
         check_same_solve(resume, signed(resume, problem))
