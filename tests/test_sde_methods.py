@@ -630,6 +630,31 @@ def test_newton_solves_to_its_tolerance():
             assert float(error.max()) < 4 * tolerance
 
 
+def test_newton_on_the_samples_that_still_move_gives_the_bits_of_all():
+    seen = []
+
+    def drift(x: Tensor, t: Tensor, rate: Tensor) -> Tensor:
+        seen.append(len(x))
+        return -rate * torch.sinh(x) + torch.sin(x.roll(1, 1)) + t
+
+    rate = torch.tensor([[0.1], [3.0], [30.0], [1.0]], dtype=torch.float64)
+    dynamics = ForwardSDE(sk.SDE(drift, 0.1, noise="additive", parameters={"rate": rate}))
+    base = torch.tensor([[0.01, 0.02], [3.0, 1.0], [4.0, -4.0], [0.1, 0.0]], dtype=torch.float64)
+    c, s = torch.tensor([[0.1], [0.2], [0.05], [0.1]], dtype=torch.float64), torch.linspace(0, 1, 4).double()
+    how = {"tolerance": 1e-10, "max_iterations": 50}
+    for inverse in (None, torch.eye(2, dtype=torch.float64).expand(4, 2, 2)):
+        seen.clear()
+        whole = find_root(dynamics, base, c, s, base, inverse=inverse, **how)
+        assert set(seen) == {4}
+        seen.clear()
+        few = find_root(dynamics, base, c, s, base, inverse=inverse, compact=True, **how)
+        assert sum(seen) == int(few.evaluations.sum()) < 4 * len(seen)
+        for name in ("u", "converged", "evaluations", "inverse"):
+            assert torch.equal(getattr(whole, name), getattr(few, name)), name
+        image = base + c * dynamics.drift(few.u, s)
+        assert torch.allclose(image, few.u, rtol=0, atol=1e-7)
+
+
 def test_evaluations_are_those_that_a_sample_itself_needs():
     sde = sk.SDE(lambda x, t: -30 * torch.sinh(x), 0.3, noise="additive")
     x, t = torch.tensor([[0.01], [1.0], [4.0]], dtype=torch.float64), torch.zeros(3, dtype=torch.float64)

@@ -17,14 +17,14 @@ Hairer & Wanner 1996, section IV.8.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import Tensor
 
 from sdekit._tensors import check_positive, check_positive_integer
 from sdekit.dynamics import Dynamics
-from sdekit.errors import ArgumentError, ConvergenceError, UnsupportedError
+from sdekit.errors import ConvergenceError, UnsupportedError
 from sdekit.solvers.fixed_step import FixedStepSolver
 
 if TYPE_CHECKING:
@@ -67,13 +67,15 @@ def find_root(
     tolerance: float,
     max_iterations: int,
     inverse: Tensor | None = None,
+    compact: bool = False,
 ) -> Root:
     r"""The solution u of u = base + c f(u, s).
 
     With the largest entry |d_n| of the n-th change of a sample and its rate r = |d_n|/|d_(n-1)|, what is left is about
     r/(1 - r) |d_n|. A sample has converged where that is at most `tolerance` times the largest entry of u and base;
     where |d_n| itself is, at an iteration with a Jacobian of its own; or where its changes, of the size of the state's
-    rounding, fall no more. Its M^{-1} is made anew where r > 1/10.
+    rounding, fall no more. Its M^{-1} is made anew where r > 1/10; and where r > 1 or the drift is not finite after a
+    change by an old one, that change is taken back first.
     Under autograd the root is differentiable once, by the implicit function theorem, at two evaluations more.
 
     Args:
@@ -85,49 +87,62 @@ def find_root(
         tolerance: see above.
         max_iterations: the most iterations.
         inverse: M^{-1} of each sample from an earlier stage, (B, d, d); made at `guess` unless given.
+        compact: evaluate the drift for those samples alone that have not converged, by `Dynamics.rows`. Else for all,
+            as a drift may rely on where fixed steps are made, and leave the others as they are.
 
     Raises:
         UnsupportedError: for samples of more than 2048 entries.
     """
     check_size(base)
     u, rest = guess.detach().clone(), base.detach()
+    batch, d = u.shape[0], u[0].numel()
     least = 8 * torch.finfo(u.dtype).eps
-    moving = torch.ones(u.shape[0], dtype=torch.bool, device=u.device)
-    slow = torch.full_like(moving, inverse is None)
-    lost = torch.zeros_like(moving)
-    evaluations = torch.zeros_like(moving, dtype=torch.int64)
-    before = torch.full((u.shape[0],), torch.nan, dtype=_wide(u), device=u.device)  # no rate yet
+    rows = torch.arange(batch, device=u.device)  # of those that have not converged
+    slow = torch.full((batch,), inverse is None, device=u.device)
+    lost = torch.zeros_like(slow)
+    inverse = u.new_zeros(batch, d, d, dtype=_wide(u)) if inverse is None else inverse.clone()
+    evaluations = torch.zeros_like(rows)
+    old = torch.zeros_like(slow)  # whether the last change was by an M^{-1} of another place
+    earlier = u
+    before = torch.full((batch,), torch.nan, dtype=_wide(u), device=u.device)  # no rate yet
     for _ in range(max_iterations):
-        evaluations += moving
-        fresh = slow
-        if inverse is None or bool(slow.any()):
-            f, jacobian = _drift_and_jacobian(dynamics, u, s)
-            made = _inverse(jacobian, c)
-            inverse = made if inverse is None else torch.where(slow[:, None, None], made, inverse)
+        whole = not compact or len(rows) == batch
+        part = dynamics if whole else dynamics.rows(rows, tuple(u.shape))
+        point, at = (u, s) if whole else (u[rows], _of(s, rows))
+        fresh = slow[rows]
+        if bool(fresh.any()):
+            f, jacobian = _drift_and_jacobian(part, point, at)
+            made = _inverse(jacobian[rows] if whole else jacobian, _of(c, rows))
+            inverse[rows[fresh]] = made[fresh]
         else:
-            f = dynamics.drift(u, s).detach()
-        change = _times(inverse, _flat(u - rest - c * f))
-        u = torch.where(_column(moving, u), u - change.reshape(u.shape).to(u.dtype), u)
+            f = part.drift(point, at).detach()
+        f = f[rows] if whole else f
+        y, x = u[rows], rest[rows]
+        change = _times(inverse[rows], _flat(y - x - _of(c, rows) * f))
+        y = y - change.reshape(y.shape).to(y.dtype)
         size = change.abs().amax(1)
-        scale = torch.maximum(_flat(u).abs().amax(1), _flat(rest).abs().amax(1))
-        rate = size / before
+        scale = torch.maximum(_flat(y).abs().amax(1), _flat(x).abs().amax(1))
+        rate = size / before[rows]
+        astray = old[rows] & ~fresh & ~(rate <= 1)
+        y = torch.where(_column(astray, y), earlier[rows], y)
         small = (size <= least * scale) | (rate * size <= tolerance * (1 - rate) * scale)
         small |= fresh & (size <= tolerance * scale)
         stalled = fresh & (size <= least**0.5 * scale) & (rate >= 0.5)
-        broken = moving & ~torch.isfinite(size)
-        lost |= broken & torch.isfinite(_flat(f)).all(1)
-        moving = moving & ~(small | stalled | broken)
-        slow = moving & (rate > _SLOW)
-        before = size
-        if not bool(moving.any()):
+        broken = ~torch.isfinite(size) & ~astray
+        earlier, u = u, u.index_copy(0, rows, y)  # not in place: the drift may have kept what it was given
+        before[rows] = torch.where(astray, torch.nan, size)
+        slow[rows], old[rows] = astray | (rate > _SLOW), ~(fresh | astray)
+        lost[rows] = broken & torch.isfinite(_flat(f)).all(1)
+        evaluations[rows] += 1
+        rows = rows[~((small | stalled) & ~astray | broken)]
+        if len(rows) == 0:
             break
-    if inverse is None:
-        raise ArgumentError(f"max_iterations must be at least 1, got {max_iterations!r}.")
+    lost[rows] = True
     if torch.is_grad_enabled():
         calls = dynamics.counter.calls
         u = _with_gradient(dynamics, u, base, c, s)
         evaluations = evaluations + (dynamics.counter.calls - calls)
-    return Root(u, ~(moving | lost), evaluations, inverse)
+    return Root(u, ~lost, evaluations, inverse)
 
 
 def check_size(x: Tensor) -> None:
@@ -215,6 +230,11 @@ def _column(flags: Tensor, like: Tensor) -> Tensor:
     return flags.reshape(-1, *([1] * (like.ndim - 1)))
 
 
+def _of(value: Any, rows: Tensor) -> Any:
+    """A number or a tensor () as it is, the rows of one of (B, …)."""
+    return value[rows] if isinstance(value, Tensor) and value.ndim > 0 else value
+
+
 class ImplicitSolver(FixedStepSolver):
     """What implicit methods share: the options of Newton's method, and the error where it does not converge."""
 
@@ -235,10 +255,13 @@ class ImplicitSolver(FixedStepSolver):
         s: Tensor,
         guess: Tensor,
         inverse: Tensor | None = None,
+        compact: bool = False,
     ) -> Root:
         """`find_root` with the options of this solver."""
-        limits = {"tolerance": float(self.tolerance), "max_iterations": int(self.max_iterations)}
-        return find_root(dynamics, base, c, s, guess, inverse=inverse, **limits)
+        limit, most = float(self.tolerance), int(self.max_iterations)
+        return find_root(
+            dynamics, base, c, s, guess, tolerance=limit, max_iterations=most, inverse=inverse, compact=compact
+        )
 
     def require(self, converged: Tensor, s: Tensor) -> None:
         """Raise ConvergenceError for the samples that have not converged in the step to s."""

@@ -105,7 +105,7 @@ class SKenCarp(ImplicitSolver, EmbeddedSolver):
     def step_formula(
         self, dynamics: Dynamics, x: Tensor, t: Tensor, s: Tensor, h: float | Tensor, noise: Increment | None
     ) -> Tensor:
-        end, _, converged, _ = self._stages(dynamics, x, t, s, h, noise, None)
+        end, _, converged, _ = self._stages(dynamics, x, t, s, h, noise)
         self.require(converged, s)
         return end
 
@@ -135,7 +135,8 @@ class SKenCarp(ImplicitSolver, EmbeddedSolver):
         s: Tensor,
         h: float | Tensor,
         noise: Increment | None,
-        first: Tensor | None,
+        first: Tensor | None = None,
+        compact: bool = False,
     ) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
         """x_s, the four k, which samples converged in all stages, and the evaluations that each took."""
         if noise is None or noise.H is None:
@@ -153,7 +154,7 @@ class SKenCarp(ImplicitSolver, EmbeddedSolver):
             for a, of in zip(_A[i], k, strict=True):
                 base = base + of * a
             at = s if _NODES[i] == 1 else t + _NODES[i] * (s - t)
-            root = self.root(dynamics, base, _GAMMA * h, at, kicked, inverse)
+            root = self.root(dynamics, base, _GAMMA * h, at, kicked, inverse, compact)
             converged, evaluations, inverse = converged & root.converged, evaluations + root.evaluations, root.inverse
             # From the stage, not by an evaluation there: a stiff drift would magnify what Newton's method leaves.
             k.append((root.u - base) / _GAMMA)
