@@ -408,12 +408,13 @@ def test_through_the_reverse_sde_of_a_model(name, t_end):
     model = gaussian_model(VPSDE(), 0.3, 0.5)
     x = torch.randn(3, 2, generator=torch.Generator().manual_seed(0), **F64).requires_grad_()
     how = {"t0": 1.0, "t1": t_end, "solver": name, "steps": 12, "seed": 1}
-    plain = sk.solve(sk.ReverseSDE(model), x, **how)
     for mode in modes(name):
-        out = sk.solve(sk.ReverseSDE(model), x, gradient=mode, **how)
+        out = sk.solve(sk.ReverseSDE(model), x, gradient=mode, save_at=[0.5, t_end], **how)
+        plain = sk.solve(sk.ReverseSDE(model), x, save_at=[0.5, t_end], **how)
         torch.testing.assert_close(out.x, plain.x, rtol=1e-10, atol=1e-10)
-        (got,) = torch.autograd.grad(out.x.sum(), x)
-        moved = sk.solve(sk.ReverseSDE(model), x + 1e-4, **how).x  # the model is linear
+        torch.testing.assert_close(out.trajectory, plain.trajectory, rtol=1e-10, atol=1e-10)
+        (got,) = torch.autograd.grad(out.trajectory[1].sum(), x)
+        moved = sk.solve(sk.ReverseSDE(model), x + 1e-4, save_at=[0.5], **how).x  # the model is linear
         torch.testing.assert_close(got, (moved - plain.x) / 1e-4, rtol=1e-6, atol=1e-8)
 
 
