@@ -17,7 +17,7 @@ from sdekit.errors import ArgumentError, NonFiniteError, ShapeError, UnknownName
 from sdekit.multilevel_monte_carlo.coupled import CoupledSolves, _joined
 from sdekit.multilevel_monte_carlo.estimate import _method
 from sdekit.noise import BrownianPath, Increment
-from sdekit.running_statistics import RunningStatistics
+from sdekit.running_statistics import QuantileSketch
 
 GBM = sk.GeometricBrownianMotion(0.3, 0.4)
 OU = sk.SDE(lambda x, t: -2 * x, 1.0, noise="additive")
@@ -189,15 +189,15 @@ def ctrl_c():
 
 def test_ctrl_c_waits_until_the_statistics_are_whole(monkeypatch, ctrl_c):
     """Ctrl-C within an update left moments and sketch of different counts, which nothing could resume from."""
-    taken = RunningStatistics.update
+    taken = QuantileSketch._add
     calls = iter(range(100))
 
-    def update(self, x):
+    def add(self, x):  # the moments have been taken in already
         if next(calls) == 2:
             signal.raise_signal(signal.SIGINT)
         taken(self, x)
 
-    monkeypatch.setattr(RunningStatistics, "update", update)
+    monkeypatch.setattr(QuantileSketch, "_add", add)
     out = run(30_000, chunk=4096, quantiles=(0.5,))
     assert out.status == "interrupted"
     assert out.count == 3 * 4096

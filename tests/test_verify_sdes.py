@@ -477,7 +477,7 @@ def test_a_method_that_must_not_adapt_says_so():
 
 
 def test_the_noncommutative_solution_is_as_near_as_its_paths_tell():
-    """From W and H of n cells it misses what is left of the Levy area; H of the other sign would miss three times that."""
+    """From W and H of n cells it misses what is left of the Levy area; H with the other sign, three times that."""
     problem = next(problem for problem in PROBLEMS if problem.noise == "general")
     for cells in (16, 64):
         coarse = SharedPath(problem.noise_shape, cells, 0)
