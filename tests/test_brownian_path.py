@@ -350,6 +350,16 @@ def test_samples_and_elements_are_independent(kind):
     assert (z[1000:].T @ z[1000:] / 1000 - torch.eye(9)).abs().max() < 5 * math.sqrt(2 / 1000)
 
 
+def test_seeds_are_independent():
+    # Seed 3, seed 4 and seeds=[0, 1, …]: over steps far below the root cell, and over the root. 10,000 entries.
+    shape = (100, 100)
+    for t, s in ((0.0, 2.0), (0.123, 0.1231)):
+        paths = [make(shape, cells=1), make(shape, seed=4, cells=1)]
+        paths += [BrownianPath(None, shape, 0.0, 2.0, seeds=range(100), cells=1, dtype=F64)]
+        z = torch.stack([path(t, s).W.flatten() / math.sqrt(s - t) for path in paths])
+        assert (z @ z.T / 10_000 - torch.eye(3, dtype=F64)).abs().max() < 5 * math.sqrt(2 / 10_000)
+
+
 # One motion ----------------------------------------------------------------------------------------------------------
 
 
