@@ -162,6 +162,18 @@ def test_the_log_ratio(kind):
     torch.testing.assert_close(ratio, their_ratio, rtol=1e-9, atol=1e-9)
 
 
+def test_the_log_ratio_where_the_diffusion_is_nearly_0():
+    sde, bm = Equation("diagonal", "ito"), interval("diagonal", extra=1)
+    sde.g = lambda t, y: torch.tensor([-1e-9, 1e-5], dtype=torch.float64).expand(y.shape)
+    sde.h = lambda t, y: sde.f(t, y) - 1e-7  # u is of the size of 1
+    arguments = {"bm": bm, "method": "euler", "dt": 0.25, "logqp": True}
+    with torch.no_grad():
+        _, theirs = torchsde.sdeint(sde, start(), [0.0, 1.0], **arguments)
+        _, ours = sdeint(sde, start(), [0.0, 1.0], **arguments)
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
+        assert float(ours.min()) > 0.4
+
+
 @pytest.mark.parametrize("kind", DIMS)
 def test_a_reversible_solve_goes_on_from_its_extra_state(kind):
     sde, bm = Equation(kind, "stratonovich"), interval(kind)
@@ -452,6 +464,16 @@ def test_adaptive_values_are_the_solvers_own_at_times_within(method, calculus):
     assert sdeint(sde, start(), ts, **{**arguments, "bm": None}).shape == (5, BATCH, D)
 
 
+def test_steps_cut_at_times_asked_for_do_not_shorten_those_after():
+    sde, calls = Equation(), []
+    sde.f = lambda t, y: calls.append(float(t)) or -0.1 * y
+    ts = [*torch.linspace(0.0, 0.1, 51).tolist(), 1.0]
+    with torch.no_grad():
+        sdeint(sde, start(), ts, dt=0.5, adaptive=True, rtol=0.5, atol=0.5, method="milstein")
+    # Two or three steps of three evaluations are left after 0.1; growing again from 0.002 by 1.4 takes 15 steps.
+    assert len([t for t in calls if t >= 0.1]) < 15
+
+
 def test_the_least_step_is_told_of_as_torchsde_does():
     sde, arguments = Equation(), {"adaptive": True, "rtol": 0.0, "atol": 1e-6, "dt": 0.5, "dt_min": 0.25}
     with torch.no_grad():
@@ -590,3 +612,7 @@ def test_torchsdes_motion_as_noise_of_solve():
     assert torch.equal(both.x, cut.x)
     back = sk.solve(sde, both.x, t0=1.0, t1=0.0, solver="srk", steps=512, noise=TorchsdeNoise(bm))
     assert bool(back.x.isfinite().all())
+    # A Stratonovich SDE goes back on its path to where it came from, up to the method's error.
+    sde, how = Equation("diagonal", "stratonovich"), {"solver": "stochastic_heun", "noise": TorchsdeNoise(bm)}
+    there = sk.solve(sde, start(), t0=0.0, t1=1.0, steps=256, **how).x
+    torch.testing.assert_close(sk.solve(sde, there, t0=1.0, t1=0.0, steps=256, **how).x, start(), rtol=0, atol=0.02)
