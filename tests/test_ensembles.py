@@ -517,6 +517,8 @@ def test_multilevel_interrupted_and_resumed_ends_with_the_same_bits(monkeypatch)
     assert abs(fine.value - call_price()) < 1e-3
     with pytest.raises(ArgumentError, match="has the problem"):
         sk.multilevel(OU, START, interrupted_at(-1), resume=rough.state, **arguments)
+    with pytest.raises(ArgumentError, match="has the problem"):
+        sk.multilevel(STOCK, 2 * START, interrupted_at(-1), resume=rough.state, **arguments)
     # Nothing done yet is said, too.
     none = sk.multilevel(STOCK, START, interrupted_at(1), **arguments)
     assert math.isnan(none.value)
