@@ -377,6 +377,10 @@ def test_a_parameter_that_shows_late_is_told_and_can_be_given():
         given = heun(late, [a, box.value], mode, gradient_parameters=[box.value])
         for one, other in zip(given, expected, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-10, atol=0)
+    # What a search sees is found however late it shows: a module's, say.
+    network = nn.Linear(2, 2).double()
+    late = stratonovich(lambda x, t: network(x) if t > 0.5 else -a * x, lambda x, t: 0.3 * torch.cos(x))
+    same(late, [a, network.weight, network.bias])
     # One that the start shows is found by its graph.
     same(stratonovich(lambda x, t: -box.value * x, lambda x, t: 0.3 * torch.cos(x)), [box.value])
 
