@@ -32,11 +32,7 @@ SDE = OrnsteinUhlenbeck(theta=4.0, sigma=math.sqrt(2))
 EXACT = (1 - math.exp(-8)) / 4
 PROMISED = {0.1: 0.03, 0.02: 0.01}  # of the variance, by tolerance
 CHUNK = 20_000
-NAMES = [
-    name
-    for name in sk.solvers.names()
-    if name.startswith("adaptive:") and sk.solvers.get(name).stochastic and not sk.solvers.get(name).needs
-]
+NAMES = [name for name in sk.solvers.names() if name.startswith("adaptive:") and sk.solvers.get(name).stochastic]
 QUICK = ("adaptive:sosra", "adaptive:shark")
 
 
