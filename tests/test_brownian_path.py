@@ -578,7 +578,7 @@ def test_ahead_and_seek_and_the_last_step(tree, grid, shape):
         ({"cells": 3}, even(0.123, 1.789, 9)),
         ({"cells": UNEVEN}, even(0, 1.9, 13)),
         ({"cells": 1}, even(0, 2, 32)),
-        ({"cells": UNEVEN}, times_of(0.05, 0.1, 0.3, 0.5)),
+        ({"cells": UNEVEN}, times_of(0.075, 0.1, 0.2)),
     ],
     ids=["default", "default, near times", "3", "uneven", "halves", "halves of uneven cells"],
 )
