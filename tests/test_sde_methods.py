@@ -534,6 +534,7 @@ def test_steps_by_tolerance_on_a_stiff_drift():
     assert bool((out.nfe > 6 * torch.tensor(out.stats["steps"])).all())
     alone = sk.solve(sde, x[:1], **{**run, "first": 3})
     assert torch.equal(alone.x[0], out.x[3])
+    assert int(alone.nfe) == int(out.nfe[3])  # though others of its batch iterate longer
     limited = sk.solve(sde, x, **run, max_nfe=100)
     assert limited.status == "max_nfe"
     assert int(limited.nfe.max()) <= 100

@@ -253,7 +253,7 @@ class _EmbeddedStepper(PairStepper):
         self._tried: tuple[Tensor, Tensor, Tensor, Pair] | None = None
         # Where a step's evaluations vary they are counted, and told by `taken`.
         self._varies = method.evaluations_per_step is None
-        self._counted = 0
+        self._counted: int | Tensor = 0
         self.evaluations = 0 if self._varies else method.most_evaluations
         self.reserve = (0 if recorder is None else method.dense_evaluations) + (
             method.most_evaluations if self._varies else 0
@@ -340,7 +340,9 @@ class _EmbeddedStepper(PairStepper):
         first = self._firsts if whole or self._firsts is None else self._firsts[rows]
         calls = dynamics.counter.calls
         pair = self._method.pair(dynamics, x, t, s, h, noise, first)
-        self._counted = dynamics.counter.calls - calls if self._varies else 0
+        if self._varies:
+            own = pair.evaluations
+            self._counted = dynamics.counter.calls - calls if own is None else own.cpu()
         self._lasts = pair.last
         if self._recorder is not None or self._event is not None:
             self._tried = (x, start, stop, pair)

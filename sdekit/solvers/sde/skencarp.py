@@ -120,7 +120,7 @@ class SKenCarp(ImplicitSolver, EmbeddedSolver):
         first: Tensor | None = None,
     ) -> Pair:
         """The step with its error; samples that did not converge have NaN for both, so that they are rejected."""
-        end, k, converged, evaluations = self._stages(dynamics, x, t, s, h, noise, first)
+        end, k, converged, evaluations = self._stages(dynamics, x, t, s, h, noise, first, compact=True)
         error = k[0] * (_B[0] - _B_HAT[0])
         for i in (1, 2, 3):
             error = error + k[i] * (_B[i] - _B_HAT[i])
