@@ -4,11 +4,39 @@ from __future__ import annotations
 
 import pytest
 import torch
+from _helpers import gaussian_model
 
 import sdekit as sk
-from sdekit.errors import ArgumentError
+from sdekit.errors import ArgumentError, UnsupportedError
 
 F64 = torch.float64
+
+
+def test_samples_of_a_model_at_times_asked_for_and_anywhere_between():
+    model = gaussian_model(sk.VPSDE(), 0.3, 0.5, shape=(2,))
+    how = {"seed": 0, "dtype": F64}
+    out = sk.sample(model, 5, "tsitouras_5", rtol=1e-6, atol=1e-8, dense=True, save_at=[0.5, 0.1], **how)
+    assert out.trajectory_times.tolist() == [0.5, 0.1]
+    assert torch.equal(out.dense([0.5, 0.1]), out.trajectory)
+    assert torch.equal(out.dense(out.t), out.x)
+    # The flow keeps x in standard deviations of the marginal from its mean.
+    start = sk.sample(model, 5, "tsitouras_5", rtol=1e-6, atol=1e-8, trajectory=True, **how).trajectory[0]
+    alpha, sigma = (lambda t: model.sde.alpha(t)), (lambda t: model.sde.sigma(t))
+
+    def standard(x: torch.Tensor, t: float) -> torch.Tensor:
+        a, s = alpha(torch.tensor(t, dtype=F64)), sigma(torch.tensor(t, dtype=F64))
+        return (x - 0.3 * a) / (0.25 * a**2 + s**2).sqrt()
+
+    for t in (0.5, 0.31, 0.1):
+        assert torch.allclose(standard(out.dense(t), t), standard(start, 1.0), atol=1e-5)
+    for name in ("ddim", "ancestral"):
+        kept = sk.sample(model, 5, name, steps=10, save_at=[0.5, 0.1], **how)
+        assert kept.trajectory.shape == (2, 5, 2)
+        assert kept.trajectory_times.tolist() == [0.5, 0.1]
+    with pytest.raises(UnsupportedError, match="'ddim' has no dense output"):
+        sk.sample(model, 5, "ddim", steps=10, dense=True)
+    with pytest.raises(ArgumentError, match="save_at must run in the direction of the solve"):
+        sk.sample(model, 5, "ddim", steps=10, save_at=[0.1, 0.5])
 
 
 @pytest.mark.parametrize("back", [False, True], ids=["forwards", "backwards"])

@@ -377,6 +377,18 @@ def test_each_sample_may_have_a_level_of_its_own(solver, steps):
         assert torch.equal(part.event_times.nan_to_num(-1), out.event_times[a:b].nan_to_num(-1))
 
 
+@pytest.mark.parametrize("how", [{"solver": "shark", "steps": 40}, {"solver": "sosra", **ADAPTIVE}], ids=str)
+def test_levels_are_cut_with_the_batch(how):
+    x0, levels = torch.zeros(5, 2, dtype=F64), {"level": LEVELS}
+    how = {"t0": 0, "t1": 1, "seed": 3, "event": lambda x, t, level: x[:, :1] - level, **how}
+    out = sk.solve(DRIFTING, x0, event_parameters=levels, **how)
+    assert 0 < int(torch.isnan(out.event_times).sum()) < 5
+    for chunk in (1, 2):
+        cut = sk.solve(DRIFTING, x0, event_parameters=levels, chunk=chunk, **how)
+        assert torch.equal(cut.x, out.x)
+        assert torch.equal(cut.event_times.nan_to_num(-1), out.event_times.nan_to_num(-1))
+
+
 @pytest.mark.parametrize(("solver", "steps"), LEVEL_STOPS[1:3], ids=["grid", "adaptive"])
 def test_parameters_of_an_event_that_do_not_fit(solver, steps):
     dynamics = ForwardSDE(DRIFTING) if solver.stochastic else sk.ODE(fall)
@@ -510,6 +522,9 @@ def test_solvers_that_cannot_stop_say_so(name):
         ({"event": height, "event_tolerance": 0.0}, "event_tolerance"),
         ({"event": height, "event_tolerance": 2.0}, "a part of the whole solve, below 1"),
         ({"event_direction": "up"}, "go with event, which is None"),
+        ({"event_parameters": {"level": torch.ones(4)}}, "event_parameters go with event, which is None"),
+        ({"event": height, "event_parameters": [1.0]}, "parameters must be a dict of tensors by name"),
+        ({"event": height, "event_parameters": {"level": torch.ones(3)}}, r"shape \(3,\) for a batch of 4"),
         ({"event": lambda x, t: x}, r"shape \(4, 2\) for 4 sample\(s\); expected \(4,\)"),
         ({"event": lambda x, t: x.sum()}, r"expected \(4,\)"),
         ({"event": lambda x, t: 1.0}, "the event must return a tensor"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -47,9 +48,10 @@ def integrate(
         b = min(batch, a + size)
         part = problem.dynamics.rows(slice(a, b), tuple(problem.x.shape))
         noise = problem.noise.part(a, b, batch)
+        event = None if observers.event is None else observers.event.rows(slice(a, b), batch)
         try:
             solution = solver.integrate(
-                Problem(part, problem.x[a:b], problem.times, noise, problem.last_noise), observers
+                Problem(part, problem.x[a:b], problem.times, noise, problem.last_noise), replace(observers, event=event)
             )
         except (ConvergenceError, NonFiniteError) as error:
             raise error.moved(first=a) from None
