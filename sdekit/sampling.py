@@ -102,8 +102,9 @@ def solve(
             kernels depend on the batch. Refused with a solver that couples the samples of a batch (`couples_batch`).
         progress: show a bar.
         callback: called after each step with a StepInfo; may change x in place and stop the solve.
-        trajectory: keep the state at every time of the grid; an adaptive solver has none, and keeps those at the start,
-            at the end and at `save_at`.
+        trajectory: keep the state at every time of the grid, or at those of `save_at` alone. An adaptive embedded
+            method has no grid: it keeps every step of each sample, with `trajectory_times` (K, B). Other adaptive
+            solvers ('dpm_adaptive', 'scipy:…') keep the start and the end.
         event: a function f(x, t) -> (B,), with t float64 (B,): a sample stops where it crosses zero, and keeps the
             state that it has there. `Solution.event_times` are the times, NaN for samples that reached the end, and
             `stats["status"]` says "event" for those that stopped. For step solvers and adaptive ones. A crossing is

@@ -19,6 +19,7 @@ from sdekit.solvers.base import AdaptiveSolver, Observers, Problem
 from sdekit.solvers.dense import StepRecorder
 from sdekit.solvers.embedded import EmbeddedSolver, Pair
 from sdekit.solvers.events import Event, Inside, Interpolated, OnPath, PathHalves, Restepped, locate
+from sdekit.solvers.every_step import EveryStep
 from sdekit.solvers.solution import Solution, Status
 from sdekit.solvers.step import ends_at_zero
 
@@ -163,16 +164,20 @@ class Adaptive(AdaptiveSolver):
                 )
         watch, times = observers or Observers(), problem.times
         recorder: StepRecorder | None = None
+        every = (
+            EveryStep(problem.x, times[0]) if watch.trajectory and watch.places is None and len(times) == 2 else None
+        )
+        saves = watch.trajectory and every is None
         places = times
         if self.dense and watch.event is None:
             # The values at the times between are interpolated: no step is cut short for them.
             places = times[[0, -1]]
-            if watch.trajectory or watch.dense:
-                recorder = StepRecorder(times, problem.x, saves=watch.trajectory, dense=watch.dense)
+            if saves or watch.dense:
+                recorder = StepRecorder(times, problem.x, saves=saves, dense=watch.dense)
         dynamics = problem.dynamics.counted()
         autograd = dynamics.needs_autograd or self.differentiates
         with torch.no_grad() if autograd else torch.inference_mode():
-            stepper = _EmbeddedStepper(self.method, dynamics, problem, recorder, watch.event)
+            stepper = _EmbeddedStepper(self.method, dynamics, problem, recorder, watch.event, every)
             first: float | Tensor
             if self.h_init is None or self.method.first_is_last:
                 f = stepper.begin(problem.x, times[0])
@@ -198,9 +203,12 @@ class Adaptive(AdaptiveSolver):
             last = float(run.at[(run.at - times[0]).abs().argmax()])
         if worst == "success" and bool(stopped.any()):
             worst = "event"
-        trajectory: Tensor | None = None
-        if watch.trajectory:
+        trajectory, trajectory_times = None, None
+        if every is not None:
+            trajectory, trajectory_times = every.trajectory(run.x, run.at)
+        elif watch.trajectory:
             trajectory = torch.stack(kept) if recorder is None else recorder.trajectory(run.x, run.at)
+            trajectory_times = times[: len(trajectory)]
         return Solution(
             x=run.x.clone(),
             t=last,
@@ -208,7 +216,7 @@ class Adaptive(AdaptiveSolver):
             status=worst,
             times=times,
             trajectory=trajectory,
-            trajectory_times=None if trajectory is None else times[: len(trajectory)],
+            trajectory_times=trajectory_times,
             stats={
                 "steps": run.accepted.tolist(),
                 "rejected": run.rejected.tolist(),
@@ -245,9 +253,10 @@ class _EmbeddedStepper(PairStepper):
         problem: Problem,
         recorder: StepRecorder | None,
         event: Event | None,
+        every: EveryStep | None,
     ) -> None:
         self._method, self._dynamics, self._shape = method, dynamics, tuple(problem.x.shape)
-        self._recorder = recorder
+        self._recorder, self._every = recorder, every
         # Parameters that do not fit are told here.
         self._event = None if event is None else event.rows(slice(None), self._shape[0])
         self._tried: tuple[Tensor, Tensor, Tensor, Pair] | None = None
@@ -344,7 +353,7 @@ class _EmbeddedStepper(PairStepper):
             own = pair.evaluations
             self._counted = dynamics.counter.calls - calls if own is None else own.cpu()
         self._lasts = pair.last
-        if self._recorder is not None or self._event is not None:
+        if self._recorder is not None or self._event is not None or self._every is not None:
             self._tried = (x, start, stop, pair)
         return Attempt(pair.x, pair.error, pair.cruder)
 
@@ -358,9 +367,13 @@ class _EmbeddedStepper(PairStepper):
                 self._firsts.copy_(self._lasts)
             else:
                 self._firsts[rows[kept]] = self._lasts[kept]
-        if self._recorder is None or self._tried is None:
+        if self._tried is None:
             return self._counted
         x, start, stop, pair = self._tried
+        if self._every is not None:
+            self._every.add(rows[good.to(rows.device)].cpu(), stop[good], pair.x[good.to(x.device)])
+        if self._recorder is None:
+            return self._counted
         wanted = good & self._recorder.wants(rows.cpu(), stop)
         if not bool(wanted.any()):
             return self._counted
