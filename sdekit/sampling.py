@@ -25,7 +25,7 @@ from sdekit.grids import Custom, make_grid
 from sdekit.models.score import ScoreModel, conditioned
 from sdekit.noise import NoiseSource, noise_source
 from sdekit.sdes import AbstractSDE
-from sdekit.sdes.calculus import Reread
+from sdekit.sdes.calculus import Reread, check_own_entries
 from sdekit.sdes.torchsde_style import TorchsdeObject
 from sdekit.solvers.adaptive import Adaptive
 from sdekit.solvers.base import Observers, Problem, Solver, StepInfo
@@ -117,7 +117,9 @@ def solve(
             batch. `event=lambda x, t, level: x[:, 0] - level, event_parameters={"level": levels}` stops each sample at
             a level of its own.
         compiled: run the steps as compiled code, 64 in one function: for small states of SDEs under step solvers. The
-            first such solve takes some 30 seconds longer. The numbers are the same to rounding.
+            first such solve takes some 30 seconds longer. The numbers are the same to rounding. Steps watched one by
+            one (callback, trajectory=True), and fewer than 8, run as they are; each size of chunk is compiled by
+            itself.
         dense: give `Solution.dense`, the solution at any time of the solve, from the interpolation that belongs to an
             adaptive ODE method. SDE solvers have none: between steps the value is random, and lives on the path.
         gradient: None records no graph, whatever requires gradients, and says nothing about it. Otherwise the solution
@@ -125,7 +127,7 @@ def solve(
             made of. "backprop" keeps the graph of all steps. "checkpoint" keeps sqrt(steps) states and the graph of
             sqrt(steps) steps at a time, for one solve more. "reversible", for 'reversible_heun', keeps the end and
             the graph of one step. For step solvers on a grid; the values are those of None to the bit, but for
-            'euler_maruyama', whose steps without a graph round otherwise. `nfe` counts no evaluation of the gradient's.
+            'euler_maruyama' on an affine drift, whose steps without a graph round otherwise. `nfe` counts no evaluation of the gradient's.
         gradient_parameters: for "checkpoint" and "reversible", tensors that the dynamics depend on. Most are found by
             themselves; where one is not, the gradient ends in an error that asks for it.
         resume: a state (`Solution.state`) of the same solve to go on from; give everything else as it was. One that is
@@ -165,6 +167,9 @@ def solve(
     if reread is not moving and isinstance(reread.sde, Reread):
         with torch.no_grad():
             reread.sde.check(x0, times[0].to(x0.device))
+    elif reread.noise == "diagonal" and reread.calculus in chosen.own_entries and reread.sde is not None:
+        with torch.no_grad():
+            check_own_entries(reread.sde, x0, times[0].to(x0.device))
     moving = reread
     source = noise_source(seed=seed, seeds=seeds, generator=generator, noise=noise, first=first)
     keep = trajectory or save_at is not None

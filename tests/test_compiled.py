@@ -81,6 +81,20 @@ def test_solvers(name, graphs):
     assert len(graphs) == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "calculus"),
+    [
+        *((name, "diagonal", "stratonovich") for name in ("stochastic_heun", "stochastic_midpoint", "euler_heun")),
+        *((name, "diagonal", "stratonovich") for name in ("general_shark", "spark", "slowrk")),
+        *((name, "additive", "ito") for name in ("sra1", "sra3", "sosra", "shark")),
+    ],
+)
+def test_tableaus(name, kind, calculus, graphs):
+    noisy = {"diagonal": lambda x, t: 0.5 * torch.cos(x), "additive": lambda x, t: 0.5 + t}[kind]
+    same(sk.SDE(lambda x, t: torch.sin(t) - x, noisy, kind, calculus), solver=name, steps=BLOCK + 9)
+    assert len(graphs) == 1
+
+
 @pytest.mark.parametrize("kind", ["scalar", "additive", "matrix", "commutative", "general", "linear"])
 def test_kinds_of_noise(kind, graphs):
     def drift(x: Tensor, t: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -738,6 +739,36 @@ def test_diagonal_noise_of_its_own_entries_is_converted(diffusion, dtype):
     x0[5] = torch.tensor([0.0, 1e-3, 50.0, -50.0])
     sde = as_stratonovich(SDE(lambda x, t: -x, diffusion, "diagonal"))
     sde.check(x0.to(dtype), torch.tensor(0.5, dtype=F64))
+
+
+@pytest.mark.parametrize("name", ["milstein", "milstein_free"])
+def test_milstein_refuses_coupled_entries_where_its_correction_would_be_wrong(name):
+    x0 = torch.tensor([[1.0, 0.2], [0.5, 0.3]], dtype=F64)
+    how = {"t0": 0, "t1": 1, "steps": 4, "seed": 0, "solver": name}
+    with pytest.raises(UnsupportedError, match="declared diagonal, but an entry"):
+        sk.solve(SDE(lambda x, t: 0.1 - x, _volatility, "diagonal", "stratonovich"), x0, **how)
+    own = SDE(lambda x, t: 0.1 - x, lambda x, t: 0.1 * x, "diagonal", "stratonovich")
+    assert bool(sk.solve(own, x0, **how).x.isfinite().all())
+
+
+def test_a_state_that_grows_as_no_equation_should_is_said_to_do_so():
+    stiff = SDE(lambda x, t: -1e4 * x, lambda x, t: 0.1 + 0 * x, "diagonal")
+    x0 = torch.ones(3, 1, dtype=F64)
+    with pytest.warns(RuntimeWarning, match=r"'euler_maruyama' ended with a state of size .*e\+1\d\d, from one of 1\."):
+        sk.solve(stiff, x0, t0=0, t1=1, solver="euler_maruyama", steps=50, seed=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sk.solve(stiff, x0, t0=0, t1=1, solver="drift_implicit", steps=50, seed=0)
+        sk.solve(SDE(lambda x, t: 20 * x, 0.1, "additive"), x0, t0=0, t1=1, steps=50, seed=0)  # e^20 is meant
+
+
+def test_implicit_steps_in_inference_mode():
+    sde, x0 = SDE(lambda x, t: -50 * x.pow(3) - x, 0.2, "additive"), _start(-0.5, 0.5, 3, 2)
+    for name in ("drift_implicit", "skencarp"):
+        how = {"t0": 0, "t1": 1, "steps": 5, "seed": 0, "solver": name}
+        expected = sk.solve(sde, x0, **how).x
+        with torch.inference_mode():
+            assert torch.equal(sk.solve(sde, x0.clone(), **how).x, expected)
 
 
 @pytest.mark.parametrize("name", ["slowrk", "milstein"])

@@ -107,10 +107,7 @@ def test_the_numbers_are_those_of_a_solve_without(name):
         implicit = hasattr(sk.solvers.get(name), "tolerance")  # in its graph one evaluation more
         assert out.nfe >= plain.nfe if implicit else out.nfe == plain.nfe
         assert out.status == "success"
-        if name == "euler_maruyama":  # whose plain steps are in place, and round otherwise
-            torch.testing.assert_close(out.x, plain.x, rtol=1e-15, atol=1e-15)
-        else:
-            assert torch.equal(out.x, plain.x)
+        assert torch.equal(out.x, plain.x)
 
 
 @pytest.mark.parametrize("name", OTHERS)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import bisect
 import re
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from numbers import Integral
@@ -30,6 +31,7 @@ __all__ = ["check_same_solve", "run_fixed", "signed", "snapshot"]
 _STRIDE = 256
 _LOOK = 0.1  # seconds
 _LONGEST = 300
+_ABSURD = 1e12  # growth of the state, a factor
 _SAME_START = 1e-4  # of its norm; the same draw may round otherwise on another machine
 
 
@@ -147,6 +149,8 @@ def run_fixed(
             if wanted[due : due + 1] == [k]:
                 kept.append(stepper.x.clone())
 
+    if dynamics.model is None:
+        _warn_of_growth(name, problem.x, stepper.x)
     state = snapshot(solver, stepper, k, dynamics.counter.calls)
     if k < steps or resume is not None:  # a whole solve need not pay for what tells where it can go on
         state = signed(state, problem)
@@ -161,6 +165,21 @@ def run_fixed(
         stats={"steps": k},
         state=state,
     )
+
+
+def _warn_of_growth(name: str, start: Tensor, end: Tensor) -> None:
+    """Say so where the state has grown as few equations do, and explicit steps that are too long for theirs do."""
+    if not end.numel():
+        return
+    was, now = max(1.0, float(start.detach().abs().max())), float(end.abs().max())
+    if now > _ABSURD * was:
+        warnings.warn(
+            f"solver {name!r} ended with a state of size {now:.3g}, from one of {was:.3g}. If the equation does not "
+            "grow so, its drift is stiff for these steps: take more of them, 'drift_implicit', 'skencarp' or "
+            "'adaptive:NAME' with rtol.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 def _steps_to_keep(observers: Observers, times: Tensor) -> Tensor:

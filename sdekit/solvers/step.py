@@ -68,7 +68,15 @@ def beside(h: float | Tensor, w: Tensor) -> float | Tensor:
 def euler_step(dynamics: Dynamics, x: Tensor, t: Tensor, h: float | Tensor, noise: Increment | None) -> Tensor:
     """x + f h + g W: Euler's step, or Euler-Maruyama's."""
     y = moved(x, dynamics.drift(x, t), h)
-    return y if noise is None else y.add_(apply_diffusion(dynamics, dynamics.diffusion(x, t), noise.W, x))
+    if noise is None:
+        return y
+    g = dynamics.diffusion(x, t)
+    if dynamics.noise_dim is not None:
+        return y.add_(apply_diffusion(dynamics, g, noise.W, x))
+    # As the steps in place round, so that a solve with gradients has the bits of one without.
+    if dynamics.constant_diffusion is not None and not g.requires_grad:
+        return torch.add(y, noise.W, alpha=dynamics.constant_diffusion)
+    return torch.addcmul(y, g, noise.W)
 
 
 def ends_at_zero(dynamics: Dynamics, t: float) -> bool:

@@ -26,6 +26,8 @@ class _Milstein(StepSolver):
     evaluates_after_start = False
     calculus = ("ito", "stratonovich")
     noise_kinds = _SERVED
+    # Ito's correction with coupled entries leaves a term of mean 0, so that order 1/2 is left; Stratonovich's does not.
+    own_entries = ("stratonovich",)
     reference = "Milstein 1975; Kloeden & Platen 1992, section 10.3"
 
     @property

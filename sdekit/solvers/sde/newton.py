@@ -166,9 +166,10 @@ def _with_gradient(dynamics: Dynamics, u: Tensor, base: Tensor, c: float | Tenso
 
 def _drift_and_jacobian(dynamics: Dynamics, u: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
     """f, (B, *), and its derivative in each sample's own entries, (B, d, d): row i is the gradient of f_i."""
-    with torch.enable_grad():
-        point = u.detach().requires_grad_()
-        f = dynamics.drift(point, s)
+    # Off, since in inference mode torch records nothing, and the derivative would be 0.
+    with torch.inference_mode(False), torch.enable_grad():
+        point = (u.clone() if u.is_inference() else u.detach()).requires_grad_()
+        f = dynamics.drift(point, s.clone() if s.is_inference() else s)
         rows = _flat(f)
         jacobian = torch.zeros(*rows.shape, rows.shape[1], dtype=rows.dtype, device=u.device)
         if f.requires_grad:
