@@ -127,7 +127,8 @@ def solve(
             made of. "backprop" keeps the graph of all steps. "checkpoint" keeps sqrt(steps) states and the graph of
             sqrt(steps) steps at a time, for one solve more. "reversible", for 'reversible_heun', keeps the end and
             the graph of one step. For step solvers on a grid; the values are those of None to the bit, but for
-            'euler_maruyama' on an affine drift, whose steps without a graph round otherwise. `nfe` counts no evaluation of the gradient's.
+            'euler_maruyama' on an affine drift, whose steps without a graph round otherwise. `nfe` counts no evaluation
+            of the gradient's.
         gradient_parameters: for "checkpoint" and "reversible", tensors that the dynamics depend on. Most are found by
             themselves; where one is not, the gradient ends in an error that asks for it.
         resume: a state (`Solution.state`) of the same solve to go on from; give everything else as it was. One that is
