@@ -298,7 +298,7 @@ def test_noise_that_is_not_served_is_refused_by_name_before_any_evaluation(name,
 
 
 def test_what_milstein_says_of_general_noise_names_what_serves():
-    with pytest.raises(UnsupportedError, match=r"Levy areas.*noise='commutative'.*'stochastic_heun'"):
+    with pytest.raises(UnsupportedError, match=r"Levy areas.*noise='commutative'.*'spark'.*'dri1'"):
         sk.solve(NoncommutativeSDE(), torch.ones(2, 2), t0=0, t1=1, solver="milstein", steps=2, seed=0)
 
 
