@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, final
 
 import torch
 from torch import Tensor
 
+from sdekit._long_runs import RunFile, fingerprint, uninterrupted, without_addresses
 from sdekit._tensors import check_number, check_positive_integer, check_state
 from sdekit.dynamics import Dynamics, ForwardSDE, as_dynamics
 from sdekit.errors import ArgumentError, NonFiniteError, ShapeError, UnsupportedError
@@ -102,6 +103,7 @@ def ensemble(
     chunk: int | None = None,
     progress: bool = False,
     resume: Mapping[str, Any] | None = None,
+    checkpoint: str | Path | None = None,
     **options: Any,
 ) -> Ensemble:
     """n paths from x0, of which only statistics are kept: mean, variance, extremes and, if asked for, quantiles.
@@ -111,7 +113,8 @@ def ensemble(
     same bits wherever the paths do, which is where drift and diffusion work entry by entry; elsewhere they agree to
     rounding.
 
-    Ctrl-C ends the run with the statistics of what was done, status "interrupted", and a `state` to resume from.
+    Ctrl-C ends the run with the statistics of what was done, status "interrupted", and a `state` to resume from. A
+    `checkpoint` file outlives whatever else may end it.
 
     Args:
         sde: the SDE, or what else `solve` takes; with parameters for each sample, n of them.
@@ -127,7 +130,10 @@ def ensemble(
         keep: also keep what the statistics are of, (n, …).
         chunk: paths at a time; as many as are quickest, within 256 MB, if None.
         progress: show a bar.
-        resume: the `state` of such a run that was interrupted, or of a shorter one: n may be larger.
+        resume: the `state` of such a run that was interrupted, or of a shorter one: n may be larger, where x0 and the
+            parameters are the same for all paths.
+        checkpoint: a file in which the state is kept, written every half a minute and at the end. If there is one
+            already, the run goes on from it.
 
     Raises:
         ArgumentError, ShapeError, UnknownNameError, UnsupportedError: as `solve`, before the first path.
@@ -142,6 +148,9 @@ def ensemble(
     chosen, grid = chosen_solver(solver, dynamics, grid, options)
     settings = {"t0": t0, "t1": t1, "steps": steps, "grid": grid}
     plan = _Plan(dynamics, x0, n, chosen, settings, save_at, function)
+    file = RunFile(checkpoint)
+    if resume is None:
+        resume = file.load()
     if resume is not None:
         seed = _resumed_seed(resume, seed)
     seed = int(torch.randint(2**62, ())) if seed is None else check_seed("seed", seed)
@@ -156,11 +165,14 @@ def ensemble(
             for start in range(tally.done, n, size):
                 stop = min(start + size, n)
                 values, made = plan.paths(start, stop, seed)
-                tally.take(values)
-                evaluations += made
+                with uninterrupted():
+                    tally.take(values)
+                    evaluations += made
                 bar.update(stop - start)
+                file.save(tally.state)
         except KeyboardInterrupt:
             status = "interrupted"
+        file.save(tally.state, now=True)
     return tally.result(status, evaluations)
 
 
@@ -237,6 +249,8 @@ class _Plan:
         if not isinstance(values, Tensor) or values.ndim == 0 or values.shape[0] != batch:
             given = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
             raise ShapeError(f"the function must return a tensor of shape ({batch}, …) for {batch} paths, got {given}.")
+        if values.is_complex():
+            raise ShapeError(f"the function must return a real tensor, got {values.dtype}; give .real and .imag.")
         return values
 
     def chunk(self) -> int:
@@ -280,13 +294,13 @@ class _Plan:
 
     def identity(self, seed: int) -> str:
         """What determines the paths, as text, but for the code of functions."""
-        start = hashlib.blake2b(self.x0.detach().cpu().double().numpy().tobytes(), digest_size=8).hexdigest()
-        own = getattr(self.function, "__qualname__", type(self.function).__name__)
-        text = (
-            f"{own} of {self.dynamics!r} by {self._solver!r} on grid {self._grid} at {self.times.tolist()}, "
-            f"from {start} with seed {seed}"
+        looked_at = (
+            "states" if self.function is None else getattr(self.function, "__qualname__", type(self.function).__name__)
         )
-        return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
+        return without_addresses(
+            f"{looked_at} of {self.dynamics!r} by {self._solver!r} on grid {self._grid} at {self.times.tolist()}, "
+            f"tensors {fingerprint(self.x0, self.dynamics, self.function)}, seed {seed}"
+        )
 
 
 @final
@@ -352,16 +366,21 @@ class _Tally:
             self._values = [state["values"]]
         self._statistics = statistics
 
-    def result(self, status: Status, evaluations: int) -> Ensemble:
-        """The statistics with what still waits, and the state without it, so that blocks stay whole."""
+    def state(self) -> dict[str, Any]:
+        """What a run goes on from: the statistics without what still waits, so that blocks stay whole."""
         state: dict[str, Any] = {
             "seed": self._seed,
             "problem": self._identity,
             "statistics": self._statistics.to_dict(),
         }
-        values = torch.cat(self._values) if self._values else None
         if self._keep:
-            state["values"] = values
+            state["values"] = torch.cat(self._values) if self._values else None
+        return state
+
+    def result(self, status: Status, evaluations: int) -> Ensemble:
+        """The statistics with what still waits, and the state."""
+        state = self.state()
+        values = torch.cat(self._values) if self._values else None
         if self._waiting:
             rest = torch.cat(self._waiting)
             self._statistics.update(rest)

@@ -95,7 +95,8 @@ class ConvergenceError(SdekitError, ArithmeticError):
         super().__init__(
             f"solver {solver!r} did not solve the equations of {where} (to t = {time:.6g}) in {iterations} iterations, "
             f"in sample(s) {shown}. Take more steps, a larger max_iterations or tolerance; and check that torch can "
-            "differentiate the drift: one that detaches x, or leaves torch, has the derivative 0 for it."
+            "differentiate the drift: the derivative must be finite, and one that detaches x, or leaves torch, has the "
+            "derivative 0 for it."
         )
 
     def at_step(self, step: int) -> ConvergenceError:

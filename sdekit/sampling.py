@@ -25,7 +25,7 @@ from sdekit.grids import Custom, make_grid
 from sdekit.models.score import ScoreModel, conditioned
 from sdekit.noise import NoiseSource, noise_source
 from sdekit.sdes import AbstractSDE
-from sdekit.sdes.calculus import Reread
+from sdekit.sdes.calculus import Reread, check_own_entries
 from sdekit.sdes.torchsde_style import TorchsdeObject
 from sdekit.solvers.adaptive import Adaptive
 from sdekit.solvers.base import Observers, Problem, Solver, StepInfo
@@ -67,9 +67,10 @@ def solve(
     callback: Callable[[StepInfo], None] | None = None,
     trajectory: bool = False,
     dense: bool = False,
-    event: Callable[[Tensor, Tensor], Tensor] | None = None,
+    event: Callable[..., Tensor] | None = None,
     event_direction: Direction = "any",
     event_tolerance: float = 1e-8,
+    event_parameters: Mapping[str, Tensor] | None = None,
     compiled: bool = False,
     gradient: str | None = None,
     gradient_parameters: Sequence[Tensor] | None = None,
@@ -101,8 +102,9 @@ def solve(
             kernels depend on the batch. Refused with a solver that couples the samples of a batch (`couples_batch`).
         progress: show a bar.
         callback: called after each step with a StepInfo; may change x in place and stop the solve.
-        trajectory: keep the state at every time of the grid; an adaptive solver has none, and keeps those at the start,
-            at the end and at `save_at`.
+        trajectory: keep the state at every time of the grid, or at those of `save_at` alone. An adaptive embedded
+            method has no grid: it keeps every step of each sample, with `trajectory_times` (K, B). Other adaptive
+            solvers ('dpm_adaptive', 'scipy:…') keep the start and the end.
         event: a function f(x, t) -> (B,), with t float64 (B,): a sample stops where it crosses zero, and keeps the
             state that it has there. `Solution.event_times` are the times, NaN for samples that reached the end, and
             `stats["status"]` says "event" for those that stopped. For step solvers and adaptive ones. A crossing is
@@ -111,8 +113,13 @@ def solve(
         event_direction: "up" for crossings from below zero, "down" from above, "any" for both. A sample that starts at
             zero has crossed nothing yet.
         event_tolerance: of the time of a crossing, as a part of the whole solve; it is located on the solve's own path.
+        event_parameters: tensors of shape (B, …), a row for each sample: given to `event` by name, and cut with the
+            batch. `event=lambda x, t, level: x[:, 0] - level, event_parameters={"level": levels}` stops each sample at
+            a level of its own.
         compiled: run the steps as compiled code, 64 in one function: for small states of SDEs under step solvers. The
-            first such solve takes some 30 seconds longer. The numbers are the same to rounding.
+            first such solve takes some 30 seconds longer. The numbers are the same to rounding. Steps watched one by
+            one (callback, trajectory=True), and fewer than 8, run as they are; each size of chunk is compiled by
+            itself.
         dense: give `Solution.dense`, the solution at any time of the solve, from the interpolation that belongs to an
             adaptive ODE method. SDE solvers have none: between steps the value is random, and lives on the path.
         gradient: None records no graph, whatever requires gradients, and says nothing about it. Otherwise the solution
@@ -120,7 +127,8 @@ def solve(
             made of. "backprop" keeps the graph of all steps. "checkpoint" keeps sqrt(steps) states and the graph of
             sqrt(steps) steps at a time, for one solve more. "reversible", for 'reversible_heun', keeps the end and
             the graph of one step. For step solvers on a grid; the values are those of None to the bit, but for
-            'euler_maruyama', whose steps without a graph round otherwise. `nfe` counts no evaluation of the gradient's.
+            'euler_maruyama' on an affine drift, whose steps without a graph round otherwise. `nfe` counts no evaluation
+            of the gradient's.
         gradient_parameters: for "checkpoint" and "reversible", tensors that the dynamics depend on. Most are found by
             themselves; where one is not, the gradient ends in an error that asks for it.
         resume: a state (`Solution.state`) of the same solve to go on from; give everything else as it was. One that is
@@ -153,12 +161,16 @@ def solve(
     moving = moving.rows(slice(0, x0.shape[0]), tuple(x0.shape))  # parameters that do not fit are told here
     chosen.check(_reread(moving, chosen))
     _check_dense(chosen, dense)
-    ends = _event(event, event_direction, event_tolerance, dense)
+    ends = _event(event, event_direction, event_tolerance, event_parameters, dense)
+    ends = None if ends is None else ends.rows(slice(None), x0.shape[0])  # parameters that do not fit are told here
     times, kept = solve_times(moving, chosen, steps, grid, t0, t1, save_at)
     reread = _reread(moving, chosen, falling=bool(times[0] > times[-1]))
     if reread is not moving and isinstance(reread.sde, Reread):
         with torch.no_grad():
             reread.sde.check(x0, times[0].to(x0.device))
+    elif reread.noise == "diagonal" and reread.calculus in chosen.own_entries and reread.sde is not None:
+        with torch.no_grad():
+            check_own_entries(reread.sde, x0, times[0].to(x0.device))
     moving = reread
     source = noise_source(seed=seed, seeds=seeds, generator=generator, noise=noise, first=first)
     keep = trajectory or save_at is not None
@@ -204,6 +216,8 @@ def sample(
     progress: bool = False,
     callback: Callable[[StepInfo], None] | None = None,
     trajectory: bool = False,
+    save_at: Sequence[float] | Tensor | None = None,
+    dense: bool = False,
     resume: SolveState | None = None,
     stop: int | None = None,
     **options: Any,
@@ -227,8 +241,8 @@ def sample(
         condition: keyword arguments for every network call; batch-first tensors are cut with the batch.
         dtype, device: of the samples, unless x_T says so; those of the network's parameters unless given, or float32 on
             the CPU for a network without any.
-        seed, seeds, generator, noise, first, chunk, progress, callback, trajectory, resume, stop, options: as in
-            `solve`. The prior is drawn from the same source, before the steps.
+        seed, seeds, generator, noise, first, chunk, progress, callback, trajectory, save_at, dense, resume, stop,
+            options: as in `solve`. The prior is drawn from the same source, before the steps.
 
     Raises: as `solve`.
     """
@@ -252,26 +266,31 @@ def sample(
     model = conditioned(model, condition).counted()
     moving: Dynamics = ReverseSDE(model) if chosen.stochastic else ProbabilityFlow(model)
     chosen.check(moving)
+    _check_dense(chosen, dense)
     sde = model.sde
     start = sde.t_max if t_start is None else sde.check_time("t_start", t_start, zero=False)
     end = sde.t_min if t_end is None else sde.check_time("t_end", t_end)
     if grid is None or isinstance(grid, str):
         if not end < start:
             raise ArgumentError(f"the solve runs from t_start down to t_end; got t_start={start:g}, t_end={end:g}.")
-        times, _ = solve_times(moving, chosen, steps, grid, start, end, None)
+        times, kept = solve_times(moving, chosen, steps, grid, start, end, save_at)
     else:
         bounded = None if t_start is None else start, None if t_end is None else end
         default = not isinstance(make_grid(grid), Custom)
-        times, _ = solve_times(
-            moving, chosen, steps, grid, start if default else bounded[0], end if default else bounded[1], None
+        times, kept = solve_times(
+            moving, chosen, steps, grid, start if default else bounded[0], end if default else bounded[1], save_at
         )
         if not times[0] > times[-1]:
             raise ArgumentError("the grid of `sample` runs from noise to data: its times must fall.")
     source = noise_source(seed=seed, seeds=seeds, generator=generator, noise=noise, first=first)
     x = _start(model, n_or_shape, x_T, source, float(times[0]), chunk, dtype, device)
-    observers = Observers(progress, _checked_callback(chosen, callback), trajectory)
+    keep = trajectory or save_at is not None
+    observers = Observers(
+        progress, _checked_callback(chosen, callback), keep, dense, None if kept is None else kept.places
+    )
     problem = Problem(moving, x, times, source, last_noise=denoise != "mean")
     solution = integrate(chosen, problem, observers, chunk, resume, stop)
+    solution = solution if kept is None else kept.select(solution)
     if denoise is True and solution.status == "success":
         return _denoised(solution, model, chosen, chunk)
     return solution
@@ -338,14 +357,14 @@ def _compiled(solver: Solver) -> Compiled:
     return Compiled(solver)
 
 
-def _event(function: Any, direction: Any, tolerance: Any, dense: bool) -> Event | None:
+def _event(function: Any, direction: Any, tolerance: Any, parameters: Any, dense: bool) -> Event | None:
     if function is None:
-        if (direction, tolerance) != ("any", 1e-8):
-            raise ArgumentError("event_direction and event_tolerance go with event, which is None.")
+        if (direction, tolerance, parameters) != ("any", 1e-8, None):
+            raise ArgumentError("event_direction, event_tolerance and event_parameters go with event, which is None.")
         return None
     if dense:
         raise UnsupportedError("a dense output goes as far as all samples do: leave out dense=True, or the event.")
-    return Event(function, direction, tolerance)
+    return Event(function, direction, tolerance, parameters)
 
 
 def _with_event(solver: Solver, dynamics: Dynamics, event: Event) -> Solver:

@@ -219,12 +219,55 @@ def test_it_lands_on_the_end_and_on_the_times_asked_for(name, back):
     assert int(extra.max()) < 12
 
 
-def test_a_trajectory_holds_both_ends():
-    x0 = starts(3)
-    how = {"t0": 0, "t1": 1, "solver": "adaptive:sosra", "seed": 0}
-    out = sk.solve(OrnsteinUhlenbeck(), x0, trajectory=True, **how)
-    assert out.trajectory_times.tolist() == [0.0, 1.0]
-    assert torch.equal(out.trajectory, torch.stack([x0, out.x]))
+@pytest.mark.parametrize("back", [False, True], ids=["forwards", "backwards"])
+@pytest.mark.parametrize("name", ["adaptive:sosra", "adaptive:tsitouras_5"])
+def test_a_trajectory_holds_every_step_of_each_sample(name, back):
+    # dX = sigma dW along a path: the state after each step is the path's value there; x' = 1 without noise.
+    x0, ode = starts(4), name == "adaptive:tsitouras_5"
+    t0, t1 = (1.0, 0.0) if back else (0.0, 1.0)
+    how = {"t0": t0, "t1": t1, "solver": name, "rtol": 0.0, "atol": 1e-3, "h_init": 0.3}
+    path = path_of((4, 1))
+    dynamics = (
+        sk.ODE(lambda x, t: torch.cos(9 * t) + 0 * x)
+        if ode
+        else SDE(lambda x, t: 0 * x, lambda x, t: 1 + t, "additive")
+    )
+    more = {} if ode else {"noise": path}
+    plain = sk.solve(dynamics, x0, **how, **more)
+    out = sk.solve(dynamics, x0, trajectory=True, **how, **more)
+    assert torch.equal(out.x, plain.x)
+    assert torch.equal(out.nfe, plain.nfe)
+    steps = torch.tensor(out.stats["steps"])
+    assert out.trajectory.shape == (1 + int(steps.max()), 4, 1)
+    assert out.trajectory_times.shape == (1 + int(steps.max()), 4)
+    assert torch.equal(out.trajectory[0], x0)
+    assert torch.equal(out.trajectory[-1], out.x)
+    assert out.trajectory_times[0].tolist() == [t0] * 4
+    for i in range(4):
+        own = out.trajectory_times[: 1 + steps[i], i]
+        assert bool((own.diff().sign() == math.copysign(1, t1 - t0)).all())
+        assert bool((out.trajectory_times[steps[i] :, i] == t1).all())
+        assert bool((out.trajectory[steps[i] :, i] == out.x[i]).all())
+        if ode:
+            exact = x0[i] + (torch.sin(9 * own) - math.sin(9 * t0))[:, None] / 9
+            assert torch.allclose(out.trajectory[: 1 + steps[i], i], exact, atol=2e-2)
+    cut = sk.solve(dynamics, x0, trajectory=True, chunk=3, **how, **({} if ode else {"noise": path}))
+    assert torch.equal(cut.trajectory, out.trajectory)
+    assert torch.equal(cut.trajectory_times, out.trajectory_times)
+    # Times that are asked for are kept alone.
+    asked = sk.solve(dynamics, x0, trajectory=True, save_at=[t0, t1], **how, **more)
+    assert asked.trajectory_times.tolist() == [t0, t1]
+
+
+def test_every_step_ends_at_the_event():
+    sde, x0 = SDE(lambda x, t: 1 + 0 * x, 0.5, "additive"), starts(6)
+    how = {"t0": 0, "t1": 1, "solver": "sosra", "rtol": 1e-2, "atol": 1e-2, "seed": 0, "trajectory": True}
+    out = sk.solve(sde, x0, event=lambda x, t: x - 0.8, **how)
+    gone = ~torch.isnan(out.event_times)
+    assert 0 < int(gone.sum()) < 6
+    assert torch.equal(out.trajectory[-1], out.x)
+    assert torch.equal(out.trajectory_times[-1], out.event_times.nan_to_num(1.0))
+    assert bool((out.trajectory_times.diff(dim=0) >= 0).all())
 
 
 # Each sample its own --------------------------------------------------------------------------------------------------
@@ -528,3 +571,14 @@ def test_the_reverse_sde_of_a_model_has_the_datas_law(sde):
 def test_the_reverse_sde_does_not_end_at_sigma_0():
     with pytest.raises(ArgumentError, match="would evaluate the score at t = 0"):
         sk.sample(gaussian_model(sk.EDMSDE(), shape=(2,)), 3, solver="adaptive:sosra", seed=0, t_end=0.0)
+
+
+def test_the_layout_of_the_start_changes_nothing():
+    # Functions round otherwise where tensors are not contiguous: a sample has to be itself in any layout of its batch.
+    ode = sk.ODE(lambda x, t: torch.sin(2 * x) - x**3 + torch.exp(-x * x))
+    x0 = torch.randn(5, 17, generator=torch.Generator().manual_seed(1), dtype=F64)
+    across = x0.T.contiguous().T
+    how = {"t0": 0, "t1": 1.5, "solver": "tsitouras_5", "rtol": 1e-4}
+    whole = sk.solve(ode, x0, **how)
+    assert torch.equal(sk.solve(ode, across, **how).x, whole.x)
+    assert torch.equal(sk.solve(ode, across, chunk=2, **how).x, whole.x)

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
+import pickle
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.polynomial import Polynomial
 from torch import Tensor
 
 from sdekit.errors import ArgumentError, ShapeError, UnsupportedError
-from sdekit.noise import KeyedNoise, SeedsNoise
+from sdekit.noise import KeyedNoise, NoiseStream, SeedsNoise
 from sdekit.noise.brownian import BrownianStream, DrawnStream, Increment
 from sdekit.noise.given_path import FunctionPath, GivenPath
 from sdekit.noise.hashed import Elements, normals, sample_keys
 from sdekit.noise.path import BrownianPath
-from sdekit.noise.path_cells import Tables
+from sdekit.noise.path_streams import level_of
+from sdekit.noise.path_tables import Tables
+from sdekit.noise.path_tree import Tree
 from sdekit.noise.splitting import Splitting, halve, join, join_equal, join_range, weights
 
 CPU = torch.device("cpu")
@@ -211,6 +216,85 @@ def test_hashed_normals_are_independent_standard_normals():
     assert covariance.abs().max() < 5 * math.sqrt(2 / n)
 
 
+# The joint law, without sampling --------------------------------------------------------------------------------------
+
+
+class BasisDraws:
+    """In place of a path's draws: every normal that is asked for is 1 in a sample of its own and 0 in all others."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.number = count, {}
+
+    def names(self) -> list[str]:
+        return [str(i) for i in range(self.count)]
+
+    def draw(self, *name: int) -> Tensor:
+        z = torch.zeros(self.count, 1, dtype=F64)
+        z[self.number.setdefault(name, len(self.number))] = 1.0  # an IndexError where `count` is too few
+        return z
+
+    def cells(self, shape, level, which, dtype, scales=None) -> NoiseStream:
+        return BasisStream(self, level, which)
+
+
+class BasisStream(NoiseStream):
+    seekable = True
+
+    def __init__(self, draws: BasisDraws, level: int, which: int) -> None:
+        self._draws, self._name = draws, (level, which)
+
+    def next(self, t: float, s: float) -> Tensor:
+        self.position += 1
+        return self._draws.draw(*self._name, self.position - 1)
+
+    def seek(self, position: int) -> None:
+        self.position = position
+
+
+def kernel_products(t: float, s: float, u: float, v: float) -> np.ndarray:
+    r"""E of (W, H, K) over [t, s] times (W, H, K) over [u, v].
+
+    Each is \int k((r - t)/h) dW_r, by its definition: k(y) = 1, 1/2 - y, (y^2 - y)/2 + 1/12.
+    """
+    kernels = [Polynomial([1]), Polynomial([1 / 2, -1]), Polynomial([1 / 12, -1 / 2, 1 / 2])]
+    low, high = max(t, u), min(s, v)
+    if low >= high:
+        return np.zeros((3, 3))
+    span = Polynomial([low, high - low])  # of y in [0, 1]
+    products = np.empty((3, 3))
+    for i, j in itertools.product(range(3), repeat=2):
+        whole = (kernels[i]((span - t) / (s - t)) * kernels[j]((span - u) / (v - u))).integ()
+        products[i, j] = (whole(1) - whole(0)) * (high - low)
+    return products
+
+
+@pytest.mark.parametrize("kinds", [2, 3], ids=["WH", "WHK"])
+@pytest.mark.parametrize("tree", TREES, ids=TREE_IDS)
+def test_the_joint_law_of_any_intervals_is_exact(tree, kinds, monkeypatch):
+    cuts = make(**tree)._cuts
+    draws = BasisDraws(6000)
+    joint = Tree(cuts, draws, (draws.count, 1), kinds)
+
+    def basis(level: int, cells: Tensor, rows: None) -> list[Tensor]:
+        names = [[draw(100 + level, i, cell) for cell in cells.tolist()] for i in range(kinds)]
+        return [torch.stack(z) for z in names]
+
+    draw = draws.draw
+    monkeypatch.setattr(joint, "_normals", basis)
+    # Nested, adjacent, overlapping, apart; far from cuts, at cuts, and nearer to one another than any wide cell.
+    leaves = cuts.leaf(times_of(0.0, 0.2, 0.3141, 0.3141001, 0.9, 1.0, 1.2345678, 2.0))
+    times = cuts.time(leaves).tolist()
+    pairs = [(0, 7), (1, 4), (2, 3), (3, 6), (2, 6), (4, 5), (5, 6), (6, 7), (0, 2)]
+    start, stop = (leaves[list(ends)] for ends in zip(*pairs, strict=True))
+    found = torch.stack(joint.between(start, stop).values(), 1)[..., 0]  # (S, kinds, normals)
+    scales = torch.tensor([[math.sqrt(times[j] - times[i])] for i, j in pairs], dtype=F64)
+    law = np.einsum("aix,bjx->aibj", *[(found / scales[:, :, None]).numpy()] * 2)
+    for a, b in itertools.product(range(len(pairs)), repeat=2):
+        (i, j), (k, m) = pairs[a], pairs[b]
+        exact = kernel_products(times[i], times[j], times[k], times[m]) / float(scales[a] * scales[b])
+        assert np.allclose(law[a, :, b, :], exact[:kinds, :kinds], atol=1e-10), (pairs[a], pairs[b])
+
+
 # The law of a path's increments --------------------------------------------------------------------------------------
 
 # Whole cells of one level, several of them, halves, and mixtures across the root.
@@ -266,6 +350,16 @@ def test_samples_and_elements_are_independent(kind):
     assert (z[1000:].T @ z[1000:] / 1000 - torch.eye(9)).abs().max() < 5 * math.sqrt(2 / 1000)
 
 
+def test_seeds_are_independent():
+    # Seed 3, seed 4 and seeds=[0, 1, …]: over steps far below the root cell, and over the root. 10,000 entries.
+    shape = (100, 100)
+    for t, s in ((0.0, 2.0), (0.123, 0.1231)):
+        paths = [make(shape, cells=1), make(shape, seed=4, cells=1)]
+        paths += [BrownianPath(None, shape, 0.0, 2.0, seeds=range(100), cells=1, dtype=F64)]
+        z = torch.stack([path(t, s).W.flatten() / math.sqrt(s - t) for path in paths])
+        assert (z @ z.T / 10_000 - torch.eye(3, dtype=F64)).abs().max() < 5 * math.sqrt(2 / 10_000)
+
+
 # One motion ----------------------------------------------------------------------------------------------------------
 
 
@@ -310,12 +404,12 @@ def test_a_small_table_changes_no_number(monkeypatch):
         path = make((40, 2), **tree)
         large = path(t, s)
         with monkeypatch.context() as patched:
-            patched.setattr("sdekit.noise.path_cells._TABLE_BYTES", 0)
-            patched.setattr("sdekit.noise.path_cells._MADE_AT_ONCE", 0)
+            patched.setattr("sdekit.noise.path_tables._TABLE_BYTES", 0)
+            patched.setattr("sdekit.noise.path_tables._MADE_AT_ONCE", 0)
             small = make((40, 2), **tree)
             assert same(small(t, s), large)
             assert same(small(t, s), large)
-        assert all(table.capacity <= max(2, table.parents) for table in small._tables.tables)
+        assert all(table.capacity <= max(2, table.parents) for table in small._tree._tables.tables)
 
 
 def two_kinds(n: int, size: tuple[int, ...], first: int, **kwargs) -> list[BrownianPath]:
@@ -366,6 +460,8 @@ def test_a_sample_has_its_own_interval_and_the_bits_of_the_batch():
     whole = path(t, s)
     for i in range(6):
         one = Increment(*[value[i : i + 1] for value in whole.values()])
+        together = path(float(t[i]), float(s[i]))
+        assert same(Increment(*[value[i : i + 1] for value in together.values()]), one)
         assert same(path.part(i, i + 1, 6)(float(t[i]), float(s[i])), one)
         assert same(path.increments(t[i : i + 1], s[i : i + 1], torch.tensor([i])), one)
     rows = torch.tensor([5, 1, 1])
@@ -397,12 +493,18 @@ GRIDS = {
     "unaligned": even(0, 2, 7),
     "unaligned, falling": even(1.999, 0.001, 5),
     "cells of UNEVEN": times_of(*UNEVEN),
+    "some of UNEVEN at once": times_of(0.0, 0.5, 1.0, 2.0),
+    "two of UNEVEN at once": times_of(0.0, 0.5, 1.0),
+    "halves of UNEVEN": times_of(0.0, 0.05, 0.1, 0.3, 0.5, 0.51, 0.52, 1.0, 1.5, 2.0),
+    "powers of two": even(2, 0, 32),
     "powers": even(0, 1, 6) ** 3,
 }
 
 
 @pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS.keys())
-@pytest.mark.parametrize("tree", [{}, {"cells": 1000}, {"cells": UNEVEN}], ids=["default", "1000", "uneven"])
+@pytest.mark.parametrize(
+    "tree", [{}, {"cells": 1}, {"cells": 1000}, {"cells": UNEVEN}], ids=["default", "1", "1000", "uneven"]
+)
 def test_a_stream_is_the_path(tree, grid):
     scale = grid.diff().abs().sqrt().reshape(-1, 1, 1)
     for area, areas in (("space-time", 1), ("space-time-time", 2)):
@@ -416,17 +518,34 @@ def test_a_stream_is_the_path(tree, grid):
 
 def test_the_grids_above_go_the_ways_they_are_meant_to():
     path = make()
-    levels = [path._level_of(path._cuts.leaf(grid)) for grid in GRIDS.values()]
-    assert levels == [0, 2, 1, 1, 1, 1, 1, None, None, None, None]
-    assert make(cells=UNEVEN)._level_of(make(cells=UNEVEN)._cuts.leaf(times_of(*UNEVEN))) == 0
-    assert make(cells=1000)._level_of(make(cells=1000)._cuts.leaf(even(0, 2, 50))) == 0
+    levels = [level_of(path._cuts, path._cuts.leaf(grid)) for grid in GRIDS.values()]
+    assert levels == [0, 2, 1, 1, 1, 1, 1, None, None, None, None, 1, None, None, None]
+    for cells, grid, level in (
+        (UNEVEN, times_of(*UNEVEN), 0),
+        (UNEVEN, GRIDS["some of UNEVEN at once"], 0),
+        (UNEVEN, GRIDS["halves of UNEVEN"], 1),
+        (1000, even(0, 2, 50), 0),
+        (1000, even(0, 2, 4000), 2),
+        (1000, even(0, 2, 3000), None),
+        (1, GRIDS["powers of two"], 5),
+        (1, even(2, 0.5, 48), 6),
+        ({}, even(0, 2, 200_000), 5),
+    ):
+        path = make(**({"cells": cells} if cells else {}))
+        assert level_of(path._cuts, path._cuts.leaf(grid)) == level
 
 
-@pytest.mark.parametrize("grid", ["root", "third level", "several cells a step", "falling", "unaligned"])
+@pytest.mark.parametrize(
+    ("tree", "grid"),
+    [({}, name) for name in ("root", "third level", "several cells a step", "falling", "unaligned")]
+    + [({"cells": UNEVEN}, "some of UNEVEN at once"), ({"cells": UNEVEN}, "halves of UNEVEN")]
+    + [({"cells": 1}, "powers of two")],
+    ids=str,
+)
 @pytest.mark.parametrize("shape", [(5, 3), (2, 80)], ids=str)
-def test_ahead_and_seek_and_the_last_step(grid, shape):
+def test_ahead_and_seek_and_the_last_step(tree, grid, shape):
     times = GRIDS[grid]
-    path, count = make(shape), len(times) - 1
+    path, count = make(shape, **tree), len(times) - 1
     whole = steps(path, times, 1)
     opened = stream(path, times, 1)
     assert opened.seekable
@@ -448,6 +567,48 @@ def test_ahead_and_seek_and_the_last_step(grid, shape):
     for value, all_of in zip(quiet, whole, strict=True):
         assert torch.equal(value[:-1], all_of[:-1])
         assert value[-1].abs().max() == 0
+
+
+@pytest.mark.parametrize("area", ["space-time", "space-time-time"])
+@pytest.mark.parametrize(
+    ("tree", "grid"),
+    [
+        ({}, even(0, 2, 7)),
+        ({}, times_of(0.1, 0.3, 0.3000001, 0.35, 0.7, 1.0, 1.2345, 2.0)),
+        ({"cells": 3}, even(0.123, 1.789, 9)),
+        ({"cells": UNEVEN}, even(0, 1.9, 13)),
+        ({"cells": 1}, even(0, 2, 32)),
+        ({"cells": UNEVEN}, times_of(0.075, 0.1, 0.2)),
+    ],
+    ids=["default", "default, near times", "3", "uneven", "halves", "halves of uneven cells"],
+)
+def test_steps_found_together_have_the_bits_of_queries(tree, grid, area, monkeypatch):
+    areas = 2 if area == "space-time-time" else 1
+    exact = asked(make(levy_area=area, **tree), grid, areas)
+    for bytes_of_a_block in (1 << 20, 1):  # all steps in a block, or each by itself
+        monkeypatch.setattr("sdekit.noise.path_streams._BLOCK_BYTES", bytes_of_a_block)
+        path = make(levy_area=area, **tree)
+        assert level_of(path._cuts, path._cuts.leaf(grid)) is None or tree
+        for one, two in zip(steps(path, grid, areas), exact, strict=True):
+            assert torch.equal(one, two)
+
+
+def test_what_surrounds_a_cut_is_made_once(monkeypatch):
+    # 40 steps at no cut: as many cells are halved as there are cuts, not twice as many; 32 halves: each cell once.
+    halved: list[int] = []
+    hashes = Elements.hashes
+
+    def counted(self, keys, level, cells):
+        halved.append(cells.numel())
+        return hashes(self, keys, level, cells)
+
+    monkeypatch.setattr(Elements, "hashes", counted)
+    path = make(cells=1)
+    steps(path, even(0.0001, 1.9, 40))
+    assert sum(halved) <= 41 * path._cuts.halvings
+    halved.clear()
+    steps(make(cells=1), even(0, 2, 32))
+    assert sum(halved) == 1 + 2 + 4 + 8 + 16
 
 
 def test_coarse_is_the_sum_of_fine():
@@ -559,8 +720,51 @@ def test_identity_tells_paths_apart():
     )
     assert "cells=<6 times>" in repr(make(cells=UNEVEN))
     assert "cells=7" in repr(make(cells=7))
+    assert make(cells=np.int64(7)).identity() == make(cells=7).identity()
     assert "seeds=[3, 10]" in repr(two_kinds(2, (3,), 3)[1])
     assert "samples=[3, 1]" in repr(make().rows(torch.tensor([3, 1])))
+
+
+def test_a_path_that_was_used_is_sent_as_small_as_a_new_one():
+    path, new = make(), make()
+    found = path(0.1, 0.777)
+    sent = pickle.dumps(path)
+    assert len(sent) < len(pickle.dumps(new)) + 100
+    assert same(pickle.loads(sent)(0.1, 0.777), found)
+    assert same(copy.deepcopy(path)(0.1, 0.777), found)
+
+
+@pytest.mark.parametrize("grid", ["root", "third level", "several cells a step", "unaligned", "powers of two"])
+def test_increments_go_to_the_device_asked_for(grid):
+    meta = torch.device("meta")
+    times = GRIDS[grid]
+    for cells in (None, 1):
+        opened = make(cells=cells).brownian((5, 3), times, areas=1, dtype=torch.float32, device=meta)
+        for value in (*opened.next().values(), *opened.ahead(3).values(), *opened.each(1)):
+            assert value.device == meta
+            assert value.dtype == torch.float32
+    for query in ((0.1, 0.7), (torch.zeros(5, dtype=F64), 0.3)):
+        assert {value.device for value in make(device="meta")(*query).values()} == {meta}
+    for known in given_from(make(levy_area="space-time-time"), times):
+        opened = known.brownian((5, 3), times, areas=0, dtype=torch.float32, device=meta)
+        assert opened.next().W.device == meta
+
+
+def test_a_default_device_changes_nothing():
+    expected = [
+        steps(make(cells=cells), GRIDS[name], 1) for cells in (None, 1, UNEVEN) for name in ("root", "halves of UNEVEN")
+    ]
+    asked_for = make()(0.1, 0.777)
+    with torch.device("meta"):
+        found = [
+            steps(make(cells=cells), GRIDS[name], 1)
+            for cells in (None, 1, UNEVEN)
+            for name in ("root", "halves of UNEVEN")
+        ]
+        assert same(make()(0.1, 0.777), asked_for)
+    assert all(
+        torch.equal(a, b) for one, two in zip(found, expected, strict=True) for a, b in zip(one, two, strict=True)
+    )
 
 
 # Times ---------------------------------------------------------------------------------------------------------------
@@ -601,7 +805,8 @@ def test_near_ends_are_cheap():
     path(0.2, 0.4)
     looked: list[int] = []
     fetch = Tables.fetch
-    path._tables.fetch = lambda k, *a: looked.append(k) or fetch(path._tables, k, *a)
+    tables = path._tree._tables
+    tables.fetch = lambda k, *a: looked.append(k) or fetch(tables, k, *a)
     start = even(0.1, 0.9, 49)
     start = path.near(start, torch.full_like(start, 0.01))
     path(start, start + 0.02)
@@ -650,6 +855,8 @@ def test_bad_queries_and_grids_are_refused():
         path(0.0, torch.zeros(3, dtype=F64))
     with pytest.raises(ArgumentError, match="t must be a finite number"):
         path(math.nan, 1.0)
+    with pytest.raises(ArgumentError, match="t must be a finite number"):
+        path(math.nan)
     with pytest.raises(UnsupportedError, match="levy_area='space-time-time'"):
         stream(path, even(0, 2, 10), 2)
     with pytest.raises(ShapeError, match=r"\(5, 3\).*\(5, 4\)"):
@@ -668,6 +875,12 @@ def test_bad_queries_and_grids_are_refused():
         path.part(0, 2, 6)
     with pytest.raises(ArgumentError, match="at least one sample"):
         path.rows(torch.tensor([], dtype=torch.int64))
+    for wrong in ([0], torch.tensor([True, False, False, False, True]), torch.tensor([[0]])):
+        with pytest.raises(ArgumentError, match="int64 tensor"):
+            path.rows(wrong)
+    for wrong in ([5], [0, -1]):
+        with pytest.raises(ArgumentError, match="from 0 to 4, got"):
+            path.rows(torch.tensor(wrong))
 
 
 # Paths of the user's own ---------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import resource
+import signal
 from statistics import NormalDist
 
 import pytest
@@ -13,8 +14,10 @@ import torch
 
 import sdekit as sk
 from sdekit.errors import ArgumentError, NonFiniteError, ShapeError, UnknownNameError, UnsupportedError
-from sdekit.multilevel_monte_carlo import _joined, _Levels, _method
+from sdekit.multilevel_monte_carlo.coupled import CoupledSolves, _joined
+from sdekit.multilevel_monte_carlo.estimate import _method
 from sdekit.noise import BrownianPath, Increment
+from sdekit.running_statistics import QuantileSketch
 
 GBM = sk.GeometricBrownianMotion(0.3, 0.4)
 OU = sk.SDE(lambda x, t: -2 * x, 1.0, noise="additive")
@@ -141,6 +144,95 @@ def json_copy(state):
     return json.loads(json.dumps({k: v for k, v in state.items() if k != "values"}))
 
 
+def test_a_checkpoint_that_a_dead_run_left_is_gone_on_from(tmp_path, monkeypatch):
+    monkeypatch.setattr("sdekit._long_runs._SECONDS", 0.0)
+    file, calls = tmp_path / "runs" / "paths.pt", iter(range(100))
+
+    def looked_at(x):
+        if next(calls) == 4:
+            raise RuntimeError("the machine died")
+        return x
+
+    arguments = {"chunk": 5000, "keep": True, "quantiles": (0.5,)}
+    with pytest.raises(RuntimeError, match="died"):
+        run(30_000, function=looked_at, checkpoint=file, **arguments)
+    whole = run(30_000, function=looked_at, **arguments)
+    rest = run(30_000, function=looked_at, checkpoint=file, **{**arguments, "seed": None})
+    assert same_bits(rest, whole)
+    assert torch.equal(rest.values, whole.values)
+    assert rest.evaluations == (30_000 - 12_288) * 8  # three whole blocks were kept
+    assert same_bits(run(30_000, function=looked_at, checkpoint=file, **arguments), whole)  # done: no path is made
+    with pytest.raises(ArgumentError, match="problem"):
+        run(30_000, function=looked_at, checkpoint=file, steps=9, **arguments)
+    (tmp_path / "other").write_text("no checkpoint")
+    with pytest.raises(ArgumentError, match="no checkpoint"):
+        run(checkpoint=tmp_path / "other")
+    with pytest.raises(ArgumentError, match="must be a file"):
+        run(checkpoint=tmp_path)
+
+    calls = iter(range(100))
+    price = {"t0": 0.0, "t1": 1.0, "solver": "milstein_free", "tolerance": 2e-3, "checkpoint": tmp_path / "price.pt"}
+    with pytest.raises(RuntimeError, match="died"):
+        sk.multilevel(STOCK, START, lambda x: payoff(looked_at(x)), seed=0, **price)
+    made = sk.multilevel(STOCK, START, lambda x: payoff(looked_at(x)), **price)
+    alone = {**price, "checkpoint": None}
+    assert made.levels == sk.multilevel(STOCK, START, lambda x: payoff(looked_at(x)), seed=0, **alone).levels
+
+
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C means KeyboardInterrupt, also in a process that was started to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_waits_until_the_statistics_are_whole(monkeypatch, ctrl_c):
+    """Ctrl-C within an update left moments and sketch of different counts, which nothing could resume from."""
+    taken = QuantileSketch._add
+    calls = iter(range(100))
+
+    def add(self, x):  # the moments have been taken in already
+        if next(calls) == 2:
+            signal.raise_signal(signal.SIGINT)
+        taken(self, x)
+
+    monkeypatch.setattr(QuantileSketch, "_add", add)
+    out = run(30_000, chunk=4096, quantiles=(0.5,))
+    assert out.status == "interrupted"
+    assert out.count == 3 * 4096
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert same_bits(run(30_000, chunk=4096, quantiles=(0.5,), resume=out.state), run(30_000, quantiles=(0.5,)))
+
+
+@pytest.mark.parametrize("kind", ["parameters", "module"])
+def test_other_parameters_are_another_problem(kind):
+    def sde(value):
+        if kind == "module":
+            drift = torch.nn.Linear(2, 2)
+            torch.nn.init.constant_(drift.weight, value)
+            net = Drift(drift)
+            return sk.SDE(net, 0.3, "additive")
+        rates = torch.full((5000, 1), value)
+        return sk.SDE(lambda x, t, rate: -rate * x, 0.3, "additive", parameters={"rate": rates})
+
+    torch.manual_seed(0)
+    state = run(5000, sde(0.5)).state
+    torch.manual_seed(0)
+    run(5000, sde(0.5), resume=state)
+    with pytest.raises(ArgumentError, match="problem"):
+        run(5000, sde(0.6), resume=state)
+
+
+class Drift(torch.nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x, t):
+        return self.layer(x)
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
@@ -169,6 +261,7 @@ def test_what_cannot_be_resumed(more, said):
         ({"solver": "rk4"}, UnsupportedError, "an ODE"),
         ({"save_at": [2.0]}, ArgumentError, "save_at"),
         ({"function": lambda x: x.sum()}, ShapeError, "must return"),
+        ({"function": lambda x: 1j * x}, ShapeError, "real tensor"),
         ({"function": 3}, ArgumentError, "must be a function"),
         ({"chunk": 0}, ArgumentError, "chunk"),
         ({"eta": 1.0}, ArgumentError, "'eta'"),
@@ -194,10 +287,10 @@ def test_a_path_that_blows_up_is_named_by_its_number():
 
 def test_memory_does_not_grow_with_the_paths():
     x0 = torch.ones(1, 4, dtype=torch.float64)
-    run(100_000, x0=x0, steps=2, save_at=[0.5, 1.0])
+    run(200_000, x0=x0, steps=2, save_at=[0.5, 1.0])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     run(1_000_000, x0=x0, steps=2, save_at=[0.5, 1.0])  # its states would take 64 MB
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 40_000  # kB
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60_000  # kB
 
 
 def test_without_a_seed_the_global_generator_gives_one():
@@ -272,25 +365,18 @@ def test_the_cost_goes_like_the_tolerance_squared():
 
 @pytest.mark.parametrize(("solver", "order"), [("milstein_free", 1.0), ("milstein", 1.0), ("euler_maruyama", 0.5)])
 def test_the_variance_of_the_differences_falls_by_the_strong_order(solver, order):
-    levels = made_levels(STOCK, solver)
-    for level in range(7):
-        levels.sample(level, 4000, Bar())
-    variances = [float(d.variance) for d in levels.differences[2:]]
+    solves = made_solves(STOCK, solver)
+    found = [solves.samples(level, 0, 4000) for level in range(7)]
+    variances = [float(d.var()) for d, _, _, _ in found[2:]]
     rate = math.log2(variances[0] / variances[-1]) / (len(variances) - 1) / 2
     assert abs(rate - order) < 0.15
-    assert levels._costs[:3] == [2, 4 + 2, 8 + 4]
-    means = [float(d.mean) for d in levels._fine]
-    assert abs(means[-1] - call_price()) < 0.01
+    assert [evaluations for _, _, _, evaluations in found[:3]] == [2, 4 + 2, 8 + 4]
+    assert abs(float(found[-1][1].mean()) - call_price()) < 0.01
 
 
-class Bar:
-    def update(self, n):
-        pass
-
-
-def made_levels(sde, solver, ends=(0.0, 1.0), function=payoff, refinement=2, first_steps=2, x0=START):
+def made_solves(sde, solver, ends=(0.0, 1.0), function=payoff, refinement=2, first_steps=2, x0=START, save_at=None):
     dynamics, method = _method(sk.dynamics.as_dynamics(sde, x0), x0, ends, solver, {})
-    return _Levels(dynamics, method, x0, function, ends, first_steps, refinement, 0)
+    return CoupledSolves(dynamics, method, x0, function, ends, first_steps, refinement, save_at, 0)
 
 
 @pytest.mark.parametrize("ends", [(0.0, 1.0), (1.0, 0.0)])
@@ -298,10 +384,8 @@ def made_levels(sde, solver, ends=(0.0, 1.0), function=payoff, refinement=2, fir
 def test_both_solves_of_a_difference_are_on_one_path(ends, refinement):
     # With W and H, in both directions of time: the order 1.5 of SRA1 shows that the areas are joined aright.
     sde = sk.SDE(lambda x, t: torch.sin(3 * x) - x, lambda x, t: 1 + 0.5 * torch.sin(4 * t), noise="additive")
-    levels = made_levels(sde, "sra1", ends, lambda x: x[:, 0], refinement)
-    for level in range(4):
-        levels.sample(level, 2000, Bar())
-    variances = [float(d.variance) for d in levels.differences[1:]]
+    solves = made_solves(sde, "sra1", ends, lambda x: x[:, 0], refinement)
+    variances = [float(solves.samples(level, 0, 2000)[0].var()) for level in range(1, 4)]
     rate = math.log(variances[-2] / variances[-1], refinement) / 2
     assert rate > 1.3
 
@@ -354,6 +438,11 @@ def test_too_few_levels_are_said():
         ({"t1": 0.0}, ArgumentError, "same time"),
         ({"solver": "rk4"}, UnsupportedError, "step solver for SDEs"),
         ({"solver": "scipy:RK45"}, UnsupportedError, "step solver"),
+        ({"solver": "dri1"}, UnsupportedError, "no strong order"),
+        ({"sde": sk.SDE(lambda x, t, r: r * x, 0.1, parameters={"r": torch.ones(3, 1)})}, ShapeError, "parameter 'r'"),
+        ({"max_evaluations": 0}, ArgumentError, "max_evaluations"),
+        ({"resume": {"seed": 0}}, ArgumentError, "resume takes"),
+        ({"save_at": []}, ArgumentError, "save_at must hold"),
         ({"refinement": 1}, ArgumentError, "refinement"),
         ({"first_steps": 0}, ArgumentError, "first_steps"),
         ({"max_levels": 1}, ArgumentError, "max_levels"),
@@ -376,3 +465,102 @@ def test_a_path_that_blows_up_is_an_error_of_its_level():
     sde = sk.SDE(lambda x, t: -(x**5) * 1e3, 1.0)
     with pytest.raises(NonFiniteError, match=r"level 0.*"):
         sk.multilevel(sde, 10 * START, payoff, t0=0.0, t1=1.0, solver="euler_maruyama", first_steps=8, tolerance=0.1)
+
+
+def test_multilevel_values_on_the_way():
+    # E[max(X_1/2, X_1)] of a walk without drift: (E|X_1 - X_1/2|)/2 by symmetry = sqrt(1/2) sqrt(2/pi)/2.
+    walk, x0 = sk.SDE(lambda x, t: 0 * x, 1.0, noise="additive"), torch.zeros(1, 1, dtype=torch.float64)
+    arguments = {"t0": 0.0, "t1": 1.0, "solver": "euler_maruyama", "seed": 0}
+    out = sk.multilevel(walk, x0, lambda x: x[:, :, 0].amax(0), save_at=[0.5, 1.0], tolerance=0.02, **arguments)
+    assert abs(out.value - 0.5 * math.sqrt(1 / math.pi)) < 0.02
+    # The same times at every level: those of OU, whose law at 1/2 is known, and the start.
+    solves = made_solves(OU, "sra1", function=lambda x: x[1, :, 0] - x[0, :, 0], first_steps=4, save_at=[0.0, 0.5])
+    for level in range(3):
+        d, p, _, _ = solves.samples(level, 0, 20_000)
+        assert abs(float(p.mean()) + 1 - math.exp(-1)) < 4 * float(p.std()) / math.sqrt(20_000) + 0.01
+        if level:
+            assert float(d.var()) < 0.01 * float(p.var())
+    with pytest.raises(ArgumentError, match=r"equal steps of the coarsest level end.*\[0.3\]"):
+        sk.multilevel(walk, x0, lambda x: x[0, :, 0], save_at=[0.3, 1.0], tolerance=0.02, **arguments)
+    with pytest.raises(ArgumentError, match="in the order"):
+        sk.multilevel(walk, x0, lambda x: x[0, :, 0], save_at=[1.0, 0.5], tolerance=0.02, **arguments)
+
+
+def test_multilevel_interrupted_and_resumed_ends_with_the_same_bits(monkeypatch):
+    monkeypatch.setattr("sdekit.multilevel_monte_carlo.levels._ENTRIES", 1 << 13)
+
+    def interrupted_at(count):
+        calls = iter(range(10_000))
+
+        def looked_at(x):
+            if next(calls) == count:
+                raise KeyboardInterrupt
+            return payoff(x)
+
+        return looked_at
+
+    arguments = {"t0": 0.0, "t1": 1.0, "solver": "milstein_free", "tolerance": 1e-3, "seed": 0}
+    whole = sk.multilevel(STOCK, START, interrupted_at(-1), **arguments)
+    for count in (2, 4, 9, 30):
+        out = sk.multilevel(STOCK, START, interrupted_at(count), **arguments)
+        assert out.status == "interrupted"
+        assert math.isfinite(out.value)
+        assert 0 < out.evaluations < whole.evaluations
+        rest = sk.multilevel(
+            STOCK, START, interrupted_at(-1), resume=json.loads(json.dumps(out.state)), **{**arguments, "seed": None}
+        )
+        assert rest == whole
+    # To a smaller tolerance it goes on from a run that is done.
+    rough = sk.multilevel(STOCK, START, interrupted_at(-1), **{**arguments, "tolerance": 4e-3})
+    fine = sk.multilevel(STOCK, START, interrupted_at(-1), resume=rough.state, **arguments)
+    assert fine.status == "success"
+    assert abs(fine.value - call_price()) < 1e-3
+    with pytest.raises(ArgumentError, match="has the problem"):
+        sk.multilevel(OU, START, interrupted_at(-1), resume=rough.state, **arguments)
+    with pytest.raises(ArgumentError, match="has the problem"):
+        sk.multilevel(STOCK, 2 * START, interrupted_at(-1), resume=rough.state, **arguments)
+    # Nothing done yet is said, too.
+    none = sk.multilevel(STOCK, START, interrupted_at(1), **arguments)
+    assert math.isnan(none.value)
+    assert none.error == math.inf
+    assert none.status == "interrupted"
+
+
+def test_multilevel_keeps_to_its_evaluations():
+    arguments = {"t0": 0.0, "t1": 1.0, "solver": "milstein_free", "seed": 0, "tolerance": 1e-4}
+    out = sk.multilevel(STOCK, START, payoff, max_evaluations=200_000, **arguments)
+    assert out.status == "max_evaluations"
+    assert 60_000 < out.evaluations <= 200_000
+    assert out.error > 1e-4
+    assert abs(out.value - call_price()) < out.error
+
+
+@pytest.mark.parametrize(
+    ("function", "sde"),
+    [
+        # P(X > 2.5) is 3e-6: none of a hundred thousand paths is likely to be there.
+        (lambda x: 1e6 * (x[:, 0] > 2.5), STOCK),
+        # E exp(W^2) of W of variance 0.36 is 1.89; its variance is infinite.
+        (lambda x: torch.exp(x[:, 0] ** 2), sk.SDE(lambda x, t: 0 * x, 0.6, noise="additive")),
+    ],
+)
+def test_tails_too_heavy_for_an_error_are_said(function, sde):
+    arguments = {"t0": 0.0, "t1": 1.0, "tolerance": 0.05, "max_evaluations": 1_000_000}
+    x0 = START if sde is STOCK else 0 * START
+    outs = [sk.multilevel(sde, x0, function, seed=seed, **arguments) for seed in range(4)]
+    assert all(out.status in ("heavy_tails", "max_evaluations") for out in outs)
+
+
+def test_a_variance_carried_by_few_samples_is_taken_for_larger():
+    # Of the first 1000 samples one or two are 1, and tell next to nothing of the variance.
+    rare = sk.SDE(lambda x, t: 0 * x, 1.0, noise="additive")
+    arguments = {"t0": 0.0, "t1": 1.0, "solver": "euler_maruyama", "tolerance": 2e-3}
+    exact = 1 - NormalDist().cdf(3.0)
+    for seed in range(8):
+        out = sk.multilevel(rare, 0 * START, lambda x: (x[:, 0] > 3.0).double(), seed=seed, **arguments)
+        assert abs(out.value - exact) < 2e-3
+        # Searched until there are more than a hundred of them, which tell the variance to a tenth.
+        first = out.levels[0]
+        assert first.samples == 100_000
+        assert first.variance_error < 0.1 * first.variance
+        assert out.std_error**2 > 0.999 * (first.variance + first.variance_error) / first.samples

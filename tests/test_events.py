@@ -11,12 +11,15 @@ from _helpers import gaussian_model
 from torch import Tensor
 
 import sdekit as sk
+from sdekit.dynamics import ForwardSDE
 from sdekit.errors import ArgumentError, NonFiniteError, ShapeError, UnsupportedError
-from sdekit.noise import BrownianPath
+from sdekit.noise import BrownianPath, noise_source
 from sdekit.noise.brownian import Increment
 from sdekit.noise.given_path import FunctionPath, GivenPath
 from sdekit.noise.splitting import join
 from sdekit.sdes import SDE, GeometricBrownianMotion, NoncommutativeSDE, OrnsteinUhlenbeck, TanhSDE
+from sdekit.solvers.base import Observers, Problem
+from sdekit.solvers.event_steps import on_grid
 from sdekit.solvers.events import DrawnHalves, Event
 
 F64 = torch.float64
@@ -93,6 +96,12 @@ def test_the_tolerance_is_of_the_time_and_a_part_of_the_solve(how, tolerance):
     assert float(late.abs().max()) <= 2 * tolerance + 1e-9
     assert float(late.min()) > -1e-9  # the state is just past zero
     assert float(out.x[:, 0].max()) <= 1e-9
+    # In a clock that runs a thousand times as fast, the same part of a solve a thousandth as long.
+    fast = sk.ODE(lambda x, t: 1e3 * fall(x, t))
+    out = sk.solve(
+        fast, FLIGHTS[:2], t0=0, t1=2e-3, event=height, event_direction="down", event_tolerance=tolerance, **how
+    )
+    assert float((1e3 * out.event_times - torch.tensor(LANDINGS[:2], dtype=F64)).abs().max()) <= 2 * tolerance + 1e-9
 
 
 def test_directions_and_a_start_at_zero():
@@ -329,6 +338,70 @@ def test_a_state_with_channels_parameters_for_each_sample_and_float32():
         assert torch.equal(sk.solve(sde, x0, chunk=4, **how).x, out.x)
 
 
+LEVELS = torch.tensor([[0.9], [0.05], [9.0], [0.2], [0.4]], dtype=F64)
+LEVEL_STOPS = [
+    (sk.solvers.get("rk4"), 4),
+    (sk.solvers.get("shark"), 40),
+    (sk.solvers.get("adaptive:tsitouras_5"), None),
+    (sk.solvers.get("adaptive:sosra", rtol=1e-3, atol=1e-3), None),
+]
+
+
+@pytest.mark.parametrize(("solver", "steps"), LEVEL_STOPS, ids=[s[0].name for s in LEVEL_STOPS])
+def test_each_sample_may_have_a_level_of_its_own(solver, steps):
+    # dx = (0 or 0.3) dW + dt from 0: without noise the sample passes its level L at t = L.
+    x0, ones = torch.zeros(5, 2, dtype=F64), torch.ones_like
+    sigma = 0.3 if solver.stochastic else 0.0
+    dynamics = ForwardSDE(SDE(lambda x, t: ones(x), sigma, "additive")) if sigma else sk.ODE(lambda x, t: ones(x))
+    times = torch.linspace(0, 1, 2 if steps is None else steps + 1, dtype=F64)
+
+    def solved(a: int, b: int) -> Any:
+        def above(x: Tensor, t: Tensor, level: Tensor) -> Tensor:
+            return x[:, :1] - level
+
+        event = Event(above, "up", parameters={"level": LEVELS}).rows(slice(a, b), 5)
+        problem = Problem(dynamics, x0[a:b], times, noise_source(seed=7, first=a))
+        running = solver if steps is None else on_grid(solver, dynamics, Event(above, "up"))
+        return running.integrate(problem, Observers(event=event))
+
+    out = solved(0, 5)
+    gone = ~torch.isnan(out.event_times)
+    if not sigma:
+        assert out.event_times[gone].tolist() == pytest.approx([0.9, 0.05, 0.2, 0.4], abs=1e-7)
+    assert gone.tolist() == [bool(out.x[i, 0] >= LEVELS[i, 0]) for i in range(5)]
+    assert 3 <= int(gone.sum()) < 5
+    assert float((out.x[gone, 0] - LEVELS[gone, 0]).abs().max()) < 1e-3
+    for a, b in ((0, 2), (2, 5), (3, 4)):
+        part = solved(a, b)
+        assert torch.equal(part.x, out.x[a:b])
+        assert torch.equal(part.event_times.nan_to_num(-1), out.event_times[a:b].nan_to_num(-1))
+
+
+@pytest.mark.parametrize("how", [{"solver": "shark", "steps": 40}, {"solver": "sosra", **ADAPTIVE}], ids=str)
+def test_levels_are_cut_with_the_batch(how):
+    x0, levels = torch.zeros(5, 2, dtype=F64), {"level": LEVELS}
+    how = {"t0": 0, "t1": 1, "seed": 3, "event": lambda x, t, level: x[:, :1] - level, **how}
+    out = sk.solve(DRIFTING, x0, event_parameters=levels, **how)
+    assert 0 < int(torch.isnan(out.event_times).sum()) < 5
+    for chunk in (1, 2):
+        cut = sk.solve(DRIFTING, x0, event_parameters=levels, chunk=chunk, **how)
+        assert torch.equal(cut.x, out.x)
+        assert torch.equal(cut.event_times.nan_to_num(-1), out.event_times.nan_to_num(-1))
+
+
+@pytest.mark.parametrize(("solver", "steps"), LEVEL_STOPS[1:3], ids=["grid", "adaptive"])
+def test_parameters_of_an_event_that_do_not_fit(solver, steps):
+    dynamics = ForwardSDE(DRIFTING) if solver.stochastic else sk.ODE(fall)
+    event = Event(lambda x, t, level: x[:, 0] - level, parameters={"level": torch.ones(3)})
+    times = torch.linspace(0, 1, 2 if steps is None else steps + 1, dtype=F64)
+    problem = Problem(dynamics, torch.zeros(5, 2), times, noise_source(seed=0))
+    running = solver if steps is None else on_grid(solver, dynamics, event)
+    with pytest.raises(ShapeError, match=r"parameter 'level' has shape \(3,\) for a batch of 5"):
+        running.integrate(problem, Observers(event=event))
+    with pytest.raises(ArgumentError, match=r"tensors of shape \(B, …\) by name"):
+        Event(height, parameters={"level": 1.0})
+
+
 def test_given_increments_and_generators():
     times = torch.linspace(0, 1, 17, dtype=F64)
     dw = torch.randn(16, 8, 1, generator=torch.Generator().manual_seed(0), dtype=F64) / 4
@@ -408,9 +481,12 @@ def test_max_nfe_is_never_exceeded_by_looking_for_an_event():
             gone = ~torch.isnan(out.event_times)
             assert bool((out.x[gone, 0] >= 1).all())
     ode = sk.ODE(f)
-    rows = 0
-    out = sk.solve(ode, x0, t0=0, t1=1, solver="adaptive:dormand_prince_8", event=above(1.0), max_nfe=40)
-    assert rows == int(out.nfe.sum())
+    for name in ("dormand_prince_8", "bogacki_shampine"):
+        for most in range(13, 34):
+            rows = 0
+            out = sk.solve(ode, x0[-3:], t0=0, t1=1, solver=f"adaptive:{name}", event=above(1.0), max_nfe=most)
+            assert int(out.nfe.max()) <= most
+            assert rows == int(out.nfe.sum())
 
 
 def test_the_reverse_sde_of_a_model_under_an_adaptive_solver():
@@ -446,9 +522,18 @@ def test_solvers_that_cannot_stop_say_so(name):
         ({"event": height, "event_tolerance": 0.0}, "event_tolerance"),
         ({"event": height, "event_tolerance": 2.0}, "a part of the whole solve, below 1"),
         ({"event_direction": "up"}, "go with event, which is None"),
+        ({"event_parameters": {"level": torch.ones(4)}}, "event_parameters go with event, which is None"),
+        ({"event": height, "event_parameters": [1.0]}, "parameters must be a dict of tensors by name"),
+        ({"event": height, "event_parameters": {"level": torch.ones(3)}}, r"shape \(3,\) for a batch of 4"),
         ({"event": lambda x, t: x}, r"shape \(4, 2\) for 4 sample\(s\); expected \(4,\)"),
         ({"event": lambda x, t: x.sum()}, r"expected \(4,\)"),
         ({"event": lambda x, t: 1.0}, "the event must return a tensor"),
+        (
+            {"event": lambda x, t: x[:, 0] > 1.5},
+            r"got torch\.bool; in place of a condition such as x > 1",
+        ),
+        ({"event": lambda x, t: x[:, 0].long()}, r"got torch\.int64"),
+        ({"event": lambda x, t: x[:, 0] + 0j}, r"got torch\.complex"),
         ({"event": lambda x, t: x[:, 0] * math.nan}, "the event is NaN at a finite state, at t = 0"),
     ],
 )

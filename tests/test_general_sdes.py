@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -33,7 +34,14 @@ from sdekit.sdes import (
     StiffLinear,
     TanhSDE,
 )
-from sdekit.sdes.calculus import Reread, as_ito, as_stratonovich, correction
+from sdekit.sdes.calculus import (
+    Reread,
+    as_ito,
+    as_stratonovich,
+    correction,
+    derivative_along,
+    diagonal_derivative,
+)
 from sdekit.solvers import FixedStepSolver
 
 F64 = torch.float64
@@ -290,7 +298,7 @@ def test_noise_that_is_not_served_is_refused_by_name_before_any_evaluation(name,
 
 
 def test_what_milstein_says_of_general_noise_names_what_serves():
-    with pytest.raises(UnsupportedError, match=r"Levy areas.*noise='commutative'.*'stochastic_heun'"):
+    with pytest.raises(UnsupportedError, match=r"Levy areas.*noise='commutative'.*'spark'.*'dri1'"):
         sk.solve(NoncommutativeSDE(), torch.ones(2, 2), t0=0, t1=1, solver="milstein", steps=2, seed=0)
 
 
@@ -492,6 +500,26 @@ def test_a_batch_of_parameter_sets_under_an_adaptive_solver(name):
         assert int(own.nfe[0]) == int(whole.nfe[i])
 
 
+def test_a_constant_diffusion_with_a_row_for_each_sample_is_cut_with_the_batch():
+    rows = torch.linspace(0.1, 0.9, 5, dtype=F64)
+    matrix = rows[:, None, None] * torch.tensor([[1.0, 0.5, 0.0], [0.0, 1.0, -1.0]], dtype=F64)
+    for g, m in ((rows[:, None], None), (matrix, 3)):
+        sde, x0 = SDE(lambda x, t: -x, g, "additive", noise_dim=m), _start(-1, 1, 5, 2)
+        how = {"t0": 0, "t1": 1, "solver": "sra1", "steps": 4, "seed": 0}
+        whole = sk.solve(sde, x0, **how).x
+        assert torch.equal(sk.solve(sde, x0, chunk=2, **how).x, whole)
+        tolerant = {"t0": 0, "t1": 1, "solver": "sosra", "rtol": 1e-3, "atol": 1e-3, "seed": 0}
+        ends = sk.solve(sde, x0, **tolerant)
+        assert len(set(ends.nfe.tolist())) > 1  # so that some leave the batch before others
+        for i in range(5):
+            alone = SDE(lambda x, t: -x, g[i : i + 1], "additive", noise_dim=m)
+            assert torch.equal(sk.solve(alone, x0[i : i + 1], first=i, **how).x[0], whole[i])
+            assert torch.equal(sk.solve(alone, x0[i : i + 1], first=i, **tolerant).x[0], ends.x[i])
+    # A constant that all samples share stays whole.
+    shared = SDE(lambda x, t: -x, torch.tensor([0.3, 0.6], dtype=F64), "additive")
+    assert shared.rows(slice(0, 1), (2, 2)) is shared
+
+
 def test_closed_form_sdes_take_a_batch_of_parameters():
     a = torch.linspace(0.2, 1, 4, dtype=F64)[:, None]
     x0 = _start(-0.5, 0.5, 4, 2)
@@ -645,6 +673,9 @@ def test_a_conversion_is_told_of_chunks_too():
     assert torch.equal(whole.x, cut.x)
 
 
+_LEARNED = torch.tensor(0.5, dtype=F64, requires_grad=True)
+
+
 @pytest.mark.parametrize(
     ("diffusion", "message"),
     [
@@ -654,13 +685,117 @@ def test_a_conversion_is_told_of_chunks_too():
             lambda x, t: torch.tensor(0.5 * x.tolist()[0][0]).expand(x.shape),
             "torch sees no derivative|cannot be differ",
         ),
+        (lambda x, t: torch.from_numpy(0.5 * x.numpy()), "cannot be differentiated by torch"),
+        # That its parameter requires a gradient hides nothing.
+        (lambda x, t: _LEARNED * x.detach(), "torch sees no derivative"),
     ],
-    ids=["detached", "numpy", "python"],
+    ids=["detached", "numpy", "python", "raw numpy", "detached beside a parameter"],
 )
 def test_a_diffusion_that_torch_cannot_follow_is_refused(diffusion, message):
     sde = SDE(lambda x, t: x, diffusion, "diagonal")
     with pytest.raises(UnsupportedError, match=message):
         sk.solve(sde, torch.ones(2, 1, dtype=F64), t0=0, t1=1, solver="stochastic_heun", steps=2, seed=0)
+
+
+def _volatility(x: Tensor, t: Tensor) -> Tensor:
+    # Heston's: the diffusion of the price depends on the variance too.
+    root = x[:, 1:].sqrt()
+    return torch.cat([root * x[:, :1], 0.3 * root], dim=1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
+def test_diagonal_noise_whose_entries_are_coupled_is_not_converted_entry_by_entry(dtype):
+    x0 = torch.tensor([[1.0, 0.2], [0.5, 0.3]], dtype=dtype)
+    how = {"t0": 0, "t1": 1, "steps": 4, "seed": 0}
+    diagonal = SDE(lambda x, t: 0.1 - x, _volatility, "diagonal")
+    with pytest.raises(UnsupportedError, match=r"declared diagonal, but an entry.*torch\.diag_embed"):
+        sk.solve(diagonal, x0, solver="slowrk", **how)
+    with pytest.raises(UnsupportedError, match="or other samples"):
+        sk.solve(SDE(lambda x, t: -x, lambda x, t: x + x.mean(0), "diagonal"), x0, solver="slowrk", **how)
+    matrix = SDE(lambda x, t: 0.1 - x, lambda x, t: torch.diag_embed(_volatility(x, t)), "general", noise_dim=2)
+    # What was advised is the same SDE, and is converted by the right derivatives.
+    t = torch.tensor(0.0, dtype=dtype)
+    price, variance = x0.unbind(1)
+    by_hand = torch.stack([variance * price / 2, torch.full_like(price, 0.09 / 4)], dim=1)
+    assert torch.allclose(correction(matrix, x0, t), by_hand, rtol=1e-5)
+    assert bool(sk.solve(diagonal, x0, solver="euler_maruyama", **how).x.isfinite().all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, F64], ids=str)
+@pytest.mark.parametrize(
+    "diffusion",
+    [
+        lambda x, t: x.sin().square() + x.cos().square(),  # its derivative is nothing but rounding
+        lambda x, t: 100 + 1e-3 * x,
+        lambda x, t: (1 - x) * (1 + x),
+        lambda x, t: x.abs().sqrt(),  # of derivative infinity at 0
+        lambda x, t: 1e3 * torch.tanh(5 * x) + t,
+        lambda x, t: torch.tensor([0.1, 2.0, 0.0, 1.0], dtype=x.dtype) * x,
+        lambda x, t: x.square().cumsum(1).diff(dim=1, prepend=torch.zeros_like(x[:, :1])),
+    ],
+)
+def test_diagonal_noise_of_its_own_entries_is_converted(diffusion, dtype):
+    x0 = torch.linspace(-1, 1, 44).reshape(11, 4)
+    x0[5] = torch.tensor([0.0, 1e-3, 50.0, -50.0])
+    sde = as_stratonovich(SDE(lambda x, t: -x, diffusion, "diagonal"))
+    sde.check(x0.to(dtype), torch.tensor(0.5, dtype=F64))
+
+
+@pytest.mark.parametrize("name", ["milstein", "milstein_free"])
+def test_milstein_refuses_coupled_entries_where_its_correction_would_be_wrong(name):
+    x0 = torch.tensor([[1.0, 0.2], [0.5, 0.3]], dtype=F64)
+    how = {"t0": 0, "t1": 1, "steps": 4, "seed": 0, "solver": name}
+    with pytest.raises(UnsupportedError, match="declared diagonal, but an entry"):
+        sk.solve(SDE(lambda x, t: 0.1 - x, _volatility, "diagonal", "stratonovich"), x0, **how)
+    own = SDE(lambda x, t: 0.1 - x, lambda x, t: 0.1 * x, "diagonal", "stratonovich")
+    assert bool(sk.solve(own, x0, **how).x.isfinite().all())
+
+
+def test_a_state_that_grows_as_no_equation_should_is_said_to_do_so():
+    stiff = SDE(lambda x, t: -1e4 * x, lambda x, t: 0.1 + 0 * x, "diagonal")
+    x0 = torch.ones(3, 1, dtype=F64)
+    with pytest.warns(RuntimeWarning, match=r"'euler_maruyama' ended with a state of size .*e\+1\d\d, from one of 1\."):
+        sk.solve(stiff, x0, t0=0, t1=1, solver="euler_maruyama", steps=50, seed=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sk.solve(stiff, x0, t0=0, t1=1, solver="drift_implicit", steps=50, seed=0)
+        sk.solve(SDE(lambda x, t: 20 * x, 0.1, "additive"), x0, t0=0, t1=1, steps=50, seed=0)  # e^20 is meant
+
+
+def test_implicit_steps_in_inference_mode():
+    sde, x0 = SDE(lambda x, t: -50 * x.pow(3) - x, 0.2, "additive"), _start(-0.5, 0.5, 3, 2)
+    for name in ("drift_implicit", "skencarp"):
+        how = {"t0": 0, "t1": 1, "steps": 5, "seed": 0, "solver": name}
+        expected = sk.solve(sde, x0, **how).x
+        with torch.inference_mode():
+            assert torch.equal(sk.solve(sde, x0.clone(), **how).x, expected)
+
+
+@pytest.mark.parametrize("name", ["slowrk", "milstein"])
+def test_derivatives_of_the_diffusion_in_inference_mode(name):
+    how = {"t0": 0, "t1": 1, "steps": 4, "seed": 0, "solver": name}
+    for sde in (TanhSDE(), TanhSDE(noise="scalar"), _elementwise("diagonal", "stratonovich"), CommutativeLinearSDE()):
+        x0 = _start(-0.5, 0.5, 3, 3)
+        expected = sk.solve(sde, x0, **how).x
+        with torch.inference_mode():
+            assert torch.equal(sk.solve(sde, x0.clone(), **how).x, expected)
+
+
+@pytest.mark.parametrize("noise", ["scalar", "diagonal"])
+def test_derivatives_of_the_diffusion_leave_no_graph(noise):
+    # A graph from step to step would be memory that grows with their number.
+    sde, x = SDE(lambda x, t: -x, lambda x, t: _LEARNED * x, noise), _start(1, 2, 2, 2)
+    t = torch.tensor(0.0, dtype=F64)
+    for recorded in (False, True):
+        with torch.set_grad_enabled(recorded):
+            found = diagonal_derivative(sde, x, t) if noise == "diagonal" else derivative_along(sde, x, t, x)
+            assert all(value.requires_grad == recorded for value in found)
+            assert correction(sde, x, t).requires_grad == recorded
+
+
+def test_only_an_sde_is_converted():
+    with pytest.raises(ArgumentError, match=r"got float.*TorchsdeStyle\(sde\)"):
+        as_ito(3.0)
 
 
 def test_a_diffusion_that_does_not_change_with_x_is_converted_to_itself():

@@ -162,6 +162,18 @@ def test_the_log_ratio(kind):
     torch.testing.assert_close(ratio, their_ratio, rtol=1e-9, atol=1e-9)
 
 
+def test_the_log_ratio_where_the_diffusion_is_nearly_0():
+    sde, bm = Equation("diagonal", "ito"), interval("diagonal", extra=1)
+    sde.g = lambda t, y: torch.tensor([-1e-9, 1e-5], dtype=torch.float64).expand(y.shape)
+    sde.h = lambda t, y: sde.f(t, y) - 1e-7  # u is of the size of 1
+    arguments = {"bm": bm, "method": "euler", "dt": 0.25, "logqp": True}
+    with torch.no_grad():
+        _, theirs = torchsde.sdeint(sde, start(), [0.0, 1.0], **arguments)
+        _, ours = sdeint(sde, start(), [0.0, 1.0], **arguments)
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
+        assert float(ours.min()) > 0.4
+
+
 @pytest.mark.parametrize("kind", DIMS)
 def test_a_reversible_solve_goes_on_from_its_extra_state(kind):
     sde, bm = Equation(kind, "stratonovich"), interval(kind)
@@ -251,6 +263,66 @@ def test_solve_differentiates_the_object_too(solver, method, gradient):
         torch.testing.assert_close(mine, same, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize(
+    ("method", "calculus"), [("heun", "stratonovich"), ("reversible_heun", "stratonovich"), ("srk", "ito")]
+)
+def test_the_adjoint_gives_no_second_derivative_and_says_so(method, calculus):
+    sde, y = Equation("diagonal", calculus), start().requires_grad_()
+    arguments = {"bm": interval("diagonal"), "method": method, "dt": 0.25}
+    for call in (sdeint, sdeint_adjoint):
+        end = call(sde, y, [0.0, 1.0], **arguments)[-1].sum()
+        if call is sdeint_adjoint:
+            with pytest.raises(UnsupportedError, match="first derivatives alone"):
+                torch.autograd.grad(end, y, create_graph=True)
+            continue
+        (first,) = torch.autograd.grad(end, y, create_graph=True)
+        assert bool(torch.autograd.grad(first.sum(), y)[0].abs().sum() > 0)
+
+
+def test_the_adjoint_finds_what_an_object_holds_beside_its_parameters():
+    # As in a latent SDE, whose drift sees what an encoder made of the data.
+    sde, encoder = Equation("diagonal", "stratonovich"), torch.nn.Linear(2, 2, dtype=torch.float64)
+    plain, found = sde.f, []
+    for call, method in ((sdeint, "heun"), (sdeint_adjoint, "heun"), (sdeint_adjoint, "reversible_heun")):
+        sde.context = encoder(start()).tanh()
+        sde.f = lambda t, y: plain(t, y) + sde.context * y
+        out = call(sde, start(), [0.0, 1.0], bm=interval("diagonal"), method=method, dt=0.02)
+        encoder.zero_grad()
+        out.square().sum().backward()
+        found.append(encoder.weight.grad.clone())
+    torch.testing.assert_close(found[1], found[0], rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(found[2], found[0], rtol=1e-2, atol=1e-2)  # another method
+
+
+def test_steps_that_rounding_leaves_short_of_the_end_are_made_on_a_path():
+    # 2000 times 1/2000 is 1 - 1e-13, nearer to 1 than a path tells apart.
+    path, sde = BrownianPath(0, (BATCH, D), dtype=torch.float64), Equation("diagonal", "stratonovich")
+    with torch.no_grad():
+        out = sdeint(sde, start(), [0.0, 1.0], bm=path, method="euler_heun", dt=1 / 2000)
+        same = sk.solve(sde, start(), t0=0.0, t1=1.0, solver="euler_heun", steps=2000, noise=path).x
+    torch.testing.assert_close(out[-1], same, rtol=1e-9, atol=1e-9)
+
+
+def test_the_adjoint_keeps_few_nodes():
+    def nodes(tensor: Tensor) -> int:
+        seen, waiting = set(), [tensor.grad_fn]
+        while waiting:
+            node = waiting.pop()
+            if node is not None and node not in seen:
+                seen.add(node)
+                waiting += [following for following, _ in node.next_functions]
+        return len(seen)
+
+    counts = {}
+    for method in ("heun", "reversible_heun"):
+        for n in (100, 400):
+            arguments = {"bm": BrownianPath(0, (BATCH, D), dtype=torch.float64), "method": method, "dt": 1 / n}
+            sde = Equation("diagonal", "stratonovich")
+            counts[method, n] = nodes(sdeint_adjoint(sde, start().requires_grad_(), [0.0, 1.0], **arguments))
+    assert counts["heun", 400] < 2.5 * counts["heun", 100] < 250  # sqrt(400)/sqrt(100) is 2
+    assert counts["reversible_heun", 400] == counts["reversible_heun", 100] < 60
+
+
 def test_the_adjoint_keeps_few_states():
     sde, kept = Equation(), {}
     for call in (sdeint, sdeint_adjoint):
@@ -271,9 +343,7 @@ def test_the_adjoint_keeps_few_states():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"adaptive": True}, "fixed steps"),
-        ({"adjoint_rtol": 1e-3}, "solves no SDE of its own"),
-        ({"rtol": 1e-3}, "adaptive=True"),
+        ({"adjoint_adaptive": True}, "solves no SDE of its own"),
         ({"adjoint_method": "milstein"}, "adjoint_method='milstein'"),
         ({"adjoint_options": {"grad_free": True}}, "adjoint_options"),
         ({"adjoint_params": ()}, "adjoint_params leaves"),
@@ -304,8 +374,10 @@ def test_what_the_adjoint_refuses(arguments, said):
         ({"bm": "plain"}, UnsupportedError, "space-time"),
         ({"max_steps": 3}, ArgumentError, "'max_steps'"),
         ({"extra_solver_state": (1, 2, 3)}, UnsupportedError, "no state of its own"),
-        ({"adaptive": True, "method": "milstein"}, UnsupportedError, "no error estimate"),
-        ({"adaptive": True}, UnsupportedError, "no gradients"),
+        ({"adaptive": True, "method": "euler"}, UnsupportedError, "need not converge to the Ito solution"),
+        ({"adaptive": True, "rtol": -1.0}, ArgumentError, "rtol must be 0 or more"),
+        ({"adaptive": True, "dt_min": 0.0}, ArgumentError, "dt_min must be"),
+        ({"adaptive": True, "ts": [1.0, 2.0], "dt": 1e-17, "dt_min": 1e-18}, ArgumentError, "too short"),
         ({"ts": [0.0, 0.0]}, ArgumentError, "must rise"),
         ({"ts": [0.0]}, ArgumentError, "two or more"),
         ({"y0": torch.ones(3)}, ShapeError, r"\(B, d\)"),
@@ -347,19 +419,86 @@ def test_without_a_motion_the_global_generator_seeds_one():
     assert not torch.equal(draws[0], draws[2])
 
 
+# Steps by tolerance -------------------------------------------------------------------------------------------------
+
+ADAPTIVE = [case for case in CASES if case[0] != "euler" or case[1] == "additive"]
+
+
+@pytest.mark.parametrize(("method", "kind", "calculus", "options"), ADAPTIVE)
+def test_adaptive_steps_are_torchsdes(method, kind, calculus, options):
+    sde, ts = Equation(kind, calculus), torch.tensor([0.0, 1.0], dtype=torch.float64)
+    # Some steps are rejected, and later ones grow.
+    arguments = {"method": method, "dt": 0.5, "adaptive": True, "rtol": 1e-2, "atol": 1e-2, "dt_min": 1e-4}
+    theirs = gradients(torchsde.sdeint, sde, ts, bm=interval(kind), options=dict(options), **arguments)
+    ours = gradients(sdeint, sde, ts, bm=interval(kind), options=options, **arguments)
+    little = gradients(sdeint_adjoint, sde, ts, bm=interval(kind), options=options, **arguments)
+    for mine, less, other in zip(ours, little, theirs, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(less, mine, rtol=1e-9, atol=1e-9)
+    with torch.no_grad():
+        their_end = torchsde.sdeint(sde, start(), ts, bm=interval(kind), options=dict(options), **arguments)
+        bm = interval(kind)
+        end, extra = sdeint(sde, start(), ts, bm=bm, options=options, extra=True, **arguments)
+    torch.testing.assert_close(end, their_end, rtol=1e-9, atol=1e-9)
+    assert len(extra) == (3 if method == "reversible_heun" else 0)
+
+
 @pytest.mark.parametrize(
-    ("method", "calculus"), [("srk", "ito"), ("heun", "stratonovich"), ("midpoint", "stratonovich")]
+    ("method", "calculus"), [("srk", "ito"), ("heun", "stratonovich"), ("reversible_heun", "stratonovich")]
 )
-def test_adaptive_steps_end_near_small_ones(method, calculus):
+def test_adaptive_values_are_the_solvers_own_at_times_within(method, calculus):
     sde = Equation("diagonal", calculus)
     path = BrownianPath(0, (BATCH, D), dtype=torch.float64)
+    ts = [0.0, 0.0625, 0.5, 0.875, 1.0]
+    arguments = {"bm": path, "method": method, "dt": 0.2, "adaptive": True, "rtol": 1e-3, "atol": 1e-3}
     with torch.no_grad():
-        out = sdeint(sde, start(), [0.0, 0.5, 1.0], bm=path, method=method, adaptive=True, rtol=1e-3, atol=1e-3)
-        fine = sdeint(sde, start(), [0.0, 0.5, 1.0], bm=path, method=method, dt=2.0**-9)
-    assert out.shape == (3, BATCH, D)
-    torch.testing.assert_close(out, fine, rtol=0, atol=0.02)
-    with torch.no_grad(), pytest.raises(ArgumentError, match="dt_min"):
-        sdeint(sde, start(), [0.0, 1.0], bm=path, method=method, adaptive=True, rtol=0, atol=1e-6, dt=0.5, dt_min=0.25)
+        out = sdeint(sde, start(), ts, **arguments)
+        fine = sdeint(sde, start(), ts, bm=path, method=method, dt=2.0**-9)
+    assert out.shape == (5, BATCH, D)
+    # The error of a step is held to 1e-3; straight lines over steps of 0.2 are 0.2 off.
+    torch.testing.assert_close(out, fine, rtol=0, atol=0.01)
+    learned = sdeint(sde, start(), ts, **arguments)
+    assert learned.requires_grad
+    torch.testing.assert_close(learned.detach(), out, rtol=1e-12, atol=1e-12)
+    # Without a motion, on the path of a seed.
+    assert sdeint(sde, start(), ts, **{**arguments, "bm": None}).shape == (5, BATCH, D)
+
+
+def test_steps_cut_at_times_asked_for_do_not_shorten_those_after():
+    sde, calls = Equation(), []
+    sde.f = lambda t, y: calls.append(float(t)) or -0.1 * y
+    ts = [*torch.linspace(0.0, 0.1, 51).tolist(), 1.0]
+    with torch.no_grad():
+        sdeint(sde, start(), ts, dt=0.5, adaptive=True, rtol=0.5, atol=0.5, method="milstein")
+    # Two or three steps of three evaluations are left after 0.1; growing again from 0.002 by 1.4 takes 15 steps.
+    assert len([t for t in calls if t >= 0.1]) < 15
+
+
+def test_the_least_step_is_told_of_as_torchsde_does():
+    sde, arguments = Equation(), {"adaptive": True, "rtol": 0.0, "atol": 1e-6, "dt": 0.5, "dt_min": 0.25}
+    with torch.no_grad():
+        with pytest.warns(UserWarning, match="Hitting minimum"):
+            theirs = torchsde.sdeint(sde, start(), [0.0, 1.0], bm=interval("diagonal"), **arguments)
+        with pytest.warns(UserWarning, match="t = 0 would be shorter than dt_min = 0.25"):
+            ours = sdeint(sde, start(), [0.0, 1.0], bm=interval("diagonal"), **arguments)
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+def test_hard_drifts_in_adaptive_steps():
+    sde = Equation()
+    sde.f = lambda t, y: y - 50 * y**3  # from 3 and in steps of 0.5 it is infinite after three
+    y0, bm = torch.full((BATCH, D), 30.0, dtype=torch.float64), interval("diagonal")
+    with torch.no_grad():
+        with pytest.raises(NonFiniteError, match=r"torchsde srk.* at step 2"):
+            sdeint(sde, y0, [0.0, 1.0], bm=bm, dt=0.5)
+        end = sdeint(sde, y0, [0.0, 1.0], bm=bm, dt=0.5, adaptive=True, rtol=1e-2, atol=1e-2)[-1]
+    assert float(end.abs().max()) < 2
+    sde.f = lambda t, y: torch.where(t > 0.5, math.nan, -y)
+    arguments = {"bm": bm, "dt": 0.1, "adaptive": True, "rtol": 0.1, "atol": 0.1, "dt_min": 1e-3}
+    said = pytest.raises(NonFiniteError, match=r"torchsde srk.*\(t = 0\.50")
+    with torch.no_grad(), pytest.warns(UserWarning, match=r"dt_min = 0\.001"), said as caught:
+        sdeint(sde, start(), [0.0, 1.0], **arguments)
+    assert caught.value.step > 3
 
 
 # Its objects as they are --------------------------------------------------------------------------------------------
@@ -473,3 +612,7 @@ def test_torchsdes_motion_as_noise_of_solve():
     assert torch.equal(both.x, cut.x)
     back = sk.solve(sde, both.x, t0=1.0, t1=0.0, solver="srk", steps=512, noise=TorchsdeNoise(bm))
     assert bool(back.x.isfinite().all())
+    # A Stratonovich SDE goes back on its path to where it came from, up to the method's error.
+    sde, how = Equation("diagonal", "stratonovich"), {"solver": "stochastic_heun", "noise": TorchsdeNoise(bm)}
+    there = sk.solve(sde, start(), t0=0.0, t1=1.0, steps=256, **how).x
+    torch.testing.assert_close(sk.solve(sde, there, t0=1.0, t1=0.0, steps=256, **how).x, start(), rtol=0, atol=0.02)

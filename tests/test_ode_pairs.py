@@ -824,7 +824,7 @@ def test_saving_and_dense_output_change_no_number(name):
     assert plain.dense is None
     assert saved.dense is None
     assert plain.trajectory is None
-    assert torch.equal(ends.trajectory, torch.stack([x, plain.x]))
+    assert torch.equal(ends.trajectory[[0, -1]], torch.stack([x, plain.x]))
     assert torch.equal(saved.trajectory[1:-1], dense.dense(times[1:-1]))
     assert torch.equal(both.trajectory[0], dense.dense(0.5))
     assert torch.equal(saved.trajectory_times, times)

@@ -354,6 +354,10 @@ def test_damaged_dicts():
         (damaged(sketch=fed(normals(9, 2), 10).to_dict()["sketch"]), "different shapes or counts"),
         (damaged(moments={**moments, "mean": [1.0]}), "mean must be 2 numbers in a list"),
         (damaged(moments={**moments, "count": 1.5}), "count must be an integer of at least 0"),
+        (damaged(moments={**moments, "mean": [math.nan, 0.0]}), "means are NaN"),
+        (damaged(moments={**moments, "squares": [-1.0, 1.0]}), "sums of squares below 0"),
+        (damaged(sketch={**sketch, "levels": None}), "levels must be a list with an entry for each level, got None"),
+        (damaged(sketch={**sketch, "downs": None}), "downs must be a list"),
         (damaged(minimum=None), "minimum must be 2 numbers"),
     ]:
         with pytest.raises(ArgumentError, match=message):

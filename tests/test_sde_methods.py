@@ -29,7 +29,7 @@ from sdekit.sdes.closed_form import (
 )
 from sdekit.solvers import StepInfo
 from sdekit.solvers.sde.dri1 import few_valued
-from sdekit.solvers.sde.newton import eliminate
+from sdekit.solvers.sde.newton import eliminate, find_root
 from sdekit.solvers.sde.reversible_heun import backward_step, first_state, forward_step
 
 PATHS, FINE = 400, 512
@@ -59,6 +59,45 @@ def row(*values: float) -> Tensor:
 # Strong order ------------------------------------------------------------------------------------------------------
 
 
+# Y_1' = cos t + s_1 W', Y_2' = Y_1 + s_2 W' with three noises, seen in curved coordinates: noise that commutes, entries
+# coupled, the drift a function of t, and a solution in W_1 and its integral. The drift and the noise do not commute.
+S = torch.tensor([[0.4, 0.2, -0.3], [-0.1, 0.4, 0.2]], dtype=torch.float64)
+
+
+def curve(y: Tensor) -> Tensor:
+    first = torch.sinh(y[:, 0])
+    return torch.stack([first, y[:, 1] + 0.5 * torch.sin(first)], dim=1)
+
+
+def curved(calculus: str, falls: bool) -> AbstractSDE:
+    def along(x: Tensor, v: Tensor, w: Tensor) -> Tensor:
+        """The derivative of `curve` along (v, w)."""
+        first = torch.sqrt(1 + x[:, 0] ** 2) * v
+        return torch.stack([first, w + 0.5 * torch.cos(x[:, 0]) * first], dim=1)
+
+    def drift(x: Tensor, t: Tensor) -> Tensor:
+        a = x[:, 0]
+        f = along(x, torch.cos(t.reshape(-1)).expand(len(x)), torch.asinh(a))
+        bend = torch.stack([a, 0.5 * (torch.cos(a) * a - torch.sin(a) * (1 + a**2))], dim=1)
+        sign = 0.0 if calculus == "stratonovich" else -1.0 if falls else 1.0
+        return f + 0.5 * sign * S[0].square().sum() * bend
+
+    def diffusion(x: Tensor, t: Tensor) -> Tensor:
+        ones = torch.ones_like(x[:, 0])
+        return torch.stack([along(x, v * ones, w * ones) for v, w in S.T], dim=2)
+
+    return sk.SDE(drift, diffusion, "commutative", calculus, noise_dim=3)
+
+
+def straight_end(y: Tensor, path: FinePath, falls: bool) -> Tensor:
+    w, area = path.w[-1] @ S.T, path.area[-1] @ S.T
+    if falls:
+        first = y[:, 0] - math.sin(1) - w[:, 0]
+        return torch.stack([first, y[:, 1] - w[:, 1] - (first + 1 - math.cos(1) + area[:, 0])], dim=1)
+    first = y[:, 0] + math.sin(1) + w[:, 0]
+    return torch.stack([first, y[:, 1] + w[:, 1] + y[:, 0] + 1 - math.cos(1) + area[:, 0]], dim=1)
+
+
 @functools.cache
 def problem(kind: str, falls: bool = False) -> tuple[AbstractSDE, Tensor, FinePath, Tensor]:
     """An SDE, its start, a path, and the end on it, exact or by many steps; where time falls, that from 1 to 0."""
@@ -75,13 +114,18 @@ def problem(kind: str, falls: bool = False) -> tuple[AbstractSDE, Tensor, FinePa
         x = row(0.3, -0.2)
         path = FinePath((PATHS, 1 if word == "scalar" else 2), FINE, 2, levy=True)
         sde = TanhSDE(a=0.5, calculus=calculus, noise=word)
+    elif word == "curved":
+        x, path = curve(row(0.4, -0.3)), FinePath((PATHS, 3), FINE, 6, levy=True)
+        sde = curved(calculus, falls)
     elif word == "commutative":
         x, path = row(1.0, -0.5, 0.7), FinePath((PATHS, 2), FINE, 3, levy=True)
         sde = CommutativeLinearSDE(calculus=calculus)
     else:
         x, path = row(1.0, -0.5), FinePath((PATHS, 2), FINE, 4, levy=True)
         sde = NoncommutativeSDE(calculus=calculus)
-    if word in ("double well", "general") or (falls and calculus == "ito"):
+    if word == "curved":
+        end = curve(straight_end(row(0.4, -0.3), path, falls))
+    elif word in ("double well", "general") or (falls and calculus == "ito"):
         name = "shark" if word == "double well" else "milstein" if falls else "stochastic_heun"
         t0, t1 = (1.0, 0.0) if falls else (0.0, 1.0)
         end = sk.solve(sde, x, t0=t0, t1=t1, solver=name, steps=FINE, noise=noise_for(name, path)).x
@@ -115,6 +159,10 @@ STRONG = [
     *(("slowrk", kind, 1.5, 2.7) for kind in ("scalar", "diagonal", "ito diagonal")),
     *(("slowrk", kind, 1.3, 2.0) for kind in ("commutative", "ito commutative")),
     *((name, "general", 0.4, 0.75) for name in STRATONOVICH),
+    *((name, "curved", 0.8, 1.25) for name in ("spark", "general_shark", "euler_heun", "milstein")),
+    ("slowrk", "curved", 1.3, 1.8),
+    ("slowrk", "ito curved", 1.3, 1.8),
+    ("drift_implicit", "ito curved", 0.4, 0.75),
     ("spark", "ito scalar", 0.8, 1.25),
     ("skencarp", "additive", 1.8, 2.2),
     ("drift_implicit", "additive", 0.85, 1.2),
@@ -138,6 +186,8 @@ def test_strong_order_on_shared_paths(name, kind, low, high):
         *((name, "double well", 1.3, 1.9) for name in ("spark", "slowrk", "general_shark", "skencarp")),
         *((name, "diagonal", 0.8, 1.25) for name in ("spark", "general_shark", "reversible_heun")),
         ("slowrk", "commutative", 1.3, 2.0),
+        ("slowrk", "curved", 1.3, 1.8),
+        ("milstein", "ito curved", 0.8, 1.25),
         ("drift_implicit", "double well", 0.8, 1.25),
         ("drift_implicit", "ito diagonal", 0.4, 0.75),
     ],
@@ -484,6 +534,7 @@ def test_steps_by_tolerance_on_a_stiff_drift():
     assert bool((out.nfe > 6 * torch.tensor(out.stats["steps"])).all())
     alone = sk.solve(sde, x[:1], **{**run, "first": 3})
     assert torch.equal(alone.x[0], out.x[3])
+    assert int(alone.nfe) == int(out.nfe[3])  # though others of its batch iterate longer
     limited = sk.solve(sde, x, **run, max_nfe=100)
     assert limited.status == "max_nfe"
     assert int(limited.nfe.max()) <= 100
@@ -544,6 +595,102 @@ def test_newton_counts_its_evaluations():
     assert out.nfe == 10
 
 
+@pytest.mark.parametrize("name", ["drift_implicit", "skencarp"])
+def test_a_jacobian_serves_a_step(name):
+    seen = {"values": 0, "jacobians": 0}
+
+    def drift(x: Tensor, t: Tensor) -> Tensor:
+        seen["jacobians" if x.requires_grad else "values"] += 1
+        return x - x**3
+
+    sde, x = sk.SDE(drift, 0.5, noise="additive"), torch.linspace(-1, 1, 10, dtype=torch.float64).reshape(5, 2)
+    out = sk.solve(sde, x, t0=0.0, t1=1.0, solver=name, steps=20, seed=0)
+    assert out.nfe == seen["values"] + seen["jacobians"]
+    assert seen["jacobians"] == 20
+    # What is left of 60 stages, each to 1e-8.
+    close = sk.solve(sde, x, t0=0.0, t1=1.0, solver=name, steps=20, seed=0, tolerance=1e-14)
+    assert float((out.x - close.x).abs().max()) < 60e-8
+
+
+def test_newton_solves_to_its_tolerance():
+    # Rates from 0.3 to 0.01, the starts too far away for the first Jacobian to do.
+    dynamics = ForwardSDE(sk.SDE(lambda x, t: -torch.sinh(x) + torch.sin(3 * x.roll(1, 1)), 0.1, noise="additive"))
+    base, t = torch.linspace(-6, 6, 60, dtype=torch.float64).reshape(20, 3), torch.zeros((), dtype=torch.float64)
+    for c in (0.01, 0.1, 0.3):
+        exact = find_root(dynamics, base, c, t, base, tolerance=1e-15, max_iterations=100).u
+        assert torch.allclose(exact - c * dynamics.drift(exact, t), base, rtol=1e-13, atol=1e-13)
+        for tolerance in (1e-2, 1e-4, 1e-8):
+            root = find_root(dynamics, base, c, t, base, tolerance=tolerance, max_iterations=50)
+            assert bool(root.converged.all())
+            error = (root.u - exact).abs().amax(1) / torch.maximum(exact.abs().amax(1), base.abs().amax(1))
+            assert float(error.max()) < 4 * tolerance
+            # A Jacobian of another place must not let it end too early.
+            far = torch.eye(3, dtype=torch.float64).expand(20, 3, 3) * 1e-6
+            root = find_root(dynamics, base, c, t, base, tolerance=tolerance, max_iterations=50, inverse=far)
+            error = (root.u - exact).abs().amax(1) / torch.maximum(exact.abs().amax(1), base.abs().amax(1))
+            assert float(error.max()) < 4 * tolerance
+
+
+def test_newton_on_the_samples_that_still_move_gives_the_bits_of_all():
+    seen = []
+
+    def drift(x: Tensor, t: Tensor, rate: Tensor) -> Tensor:
+        seen.append(len(x))
+        return -rate * torch.sinh(x) + torch.sin(x.roll(1, 1)) + t
+
+    rate = torch.tensor([[0.1], [3.0], [30.0], [1.0]], dtype=torch.float64)
+    dynamics = ForwardSDE(sk.SDE(drift, 0.1, noise="additive", parameters={"rate": rate}))
+    base = torch.tensor([[0.01, 0.02], [3.0, 1.0], [4.0, -4.0], [0.1, 0.0]], dtype=torch.float64)
+    c, s = torch.tensor([[0.1], [0.2], [0.05], [0.1]], dtype=torch.float64), torch.linspace(0, 1, 4).double()
+    how = {"tolerance": 1e-10, "max_iterations": 50}
+    for inverse in (None, torch.eye(2, dtype=torch.float64).expand(4, 2, 2)):
+        seen.clear()
+        whole = find_root(dynamics, base, c, s, base, inverse=inverse, **how)
+        assert set(seen) == {4}
+        seen.clear()
+        few = find_root(dynamics, base, c, s, base, inverse=inverse, compact=True, **how)
+        assert sum(seen) == int(few.evaluations.sum()) < 4 * len(seen)
+        for name in ("u", "converged", "evaluations", "inverse"):
+            assert torch.equal(getattr(whole, name), getattr(few, name)), name
+        image = base + c * dynamics.drift(few.u, s)
+        assert torch.allclose(image, few.u, rtol=0, atol=1e-7)
+
+
+def test_evaluations_are_those_that_a_sample_itself_needs():
+    sde = sk.SDE(lambda x, t: -30 * torch.sinh(x), 0.3, noise="additive")
+    x, t = torch.tensor([[0.01], [1.0], [4.0]], dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    solver, w = sk.solvers.get("skencarp"), torch.full((3, 1), 0.1, dtype=torch.float64)
+
+    def step(rows: slice) -> tuple[Tensor, Tensor, Tensor]:
+        dynamics = ForwardSDE(sde)
+        h = torch.full((len(x[rows]), 1), 0.01, dtype=torch.float64)
+        noise = Increment(w[rows], 0.1 * w[rows])
+        pair = solver.pair(dynamics, x[rows], t[rows], t[rows] + 0.01, h, noise)
+        assert pair.evaluations.max() <= dynamics.counter.calls
+        return pair.x, pair.error, pair.evaluations
+
+    whole = step(slice(0, 3))
+    assert len(set(whole[2].tolist())) > 1
+    for i in range(3):
+        for value, alone in zip(whole, step(slice(i, i + 1)), strict=True):
+            assert torch.equal(alone[0], value[i])
+
+
+def test_steps_by_tolerance_with_a_matrix_of_additive_noise():
+    # Step lengths beside noise of another shape than the state's.
+    def diffusion(x: Tensor, t: Tensor) -> Tensor:
+        return torch.stack([0.3 + 0.1 * t + 0 * x, 0.2 - 0.1 * t + 0 * x, 0.1 + 0 * x], dim=-1)
+
+    sde = sk.SDE(lambda x, t: torch.sin(x) - x**3, diffusion, "additive", noise_dim=3)
+    x = torch.linspace(-1, 1, 24, dtype=torch.float64).reshape(4, 6)
+    names = [f"adaptive:{name}" for name in ("sriw1", "sosri", "sosra", "spark", "skencarp", "euler_maruyama")]
+    for name in names:
+        run = {"t0": 0.0, "t1": 1.0, "solver": name, "rtol": 1e-2, "atol": 1e-2, "seed": 0}
+        flat = sk.solve(sde, x, **run).x
+        assert torch.equal(sk.solve(sde, x.reshape(4, 2, 3), **run).x.reshape(4, 6), flat), name
+        assert sk.solve(sde, x[:, 0], **run).x.shape == (4,)
+
+
 def test_a_superlinear_drift():
     sde = CubicMultiplicative()
     x = torch.full((200, 1), 30.0, dtype=torch.float64)
@@ -574,6 +721,15 @@ def test_where_newton_fails_the_error_names_the_step(name):
     nan = sk.SDE(lambda x, t: -x if float(t.max()) < 0.45 else x * math.nan, 0.1, noise="additive")
     with pytest.raises(NonFiniteError, match="step 5"):
         sk.solve(nan, x, **run)
+
+
+@pytest.mark.parametrize("name", ["drift_implicit", "skencarp"])
+def test_a_derivative_that_is_not_finite_is_not_taken_for_a_drift(name):
+    # The value is finite, and its derivative is 0 * NaN: of the branch that was not taken.
+    root = sk.SDE(lambda x, t: torch.where(x > 0, -torch.sqrt(x), -x), 0.1, noise="additive")
+    x = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
+    with pytest.raises(ConvergenceError, match=r"step 1 .* 1\. .*differentiate the drift"):
+        sk.solve(root, x, t0=0.0, t1=1.0, solver=name, steps=50, seed=0)
 
 
 @pytest.mark.parametrize("name", ["drift_implicit", "skencarp"])
@@ -673,3 +829,11 @@ def test_a_drift_that_gives_its_buffer_again():
         x = torch.ones(3, 2, dtype=torch.float64)
         kept = sk.solve(sk.SDE(in_place, 0.3, noise="additive"), x, **run).x
         assert torch.equal(kept, sk.solve(sk.SDE(lambda x, t: -x - 0.2 * x**3, 0.3, noise="additive"), x, **run).x)
+
+
+def test_every_method_is_there_by_class():
+    for name in sk.solvers.names():
+        solver = sk.solvers.get(name)
+        if solver.kind == "step" and not solver.adaptive:
+            assert getattr(sk.solvers, type(solver).__name__) is type(solver)
+            assert type(solver).__name__ in sk.solvers.__all__

@@ -411,8 +411,8 @@ def test_the_markdown_has_one_row_a_solver(result):
     assert lines == [
         "| solver | declared | measured | formula | finite | holds |",
         "| --- | --- | --- | --- | --- | --- |",
-        "| good | order 2 | 2.02; 2.03 | 3e-15 | 530 of 530 solves | yes |",
-        "| bad | weak order 2 | 1.01 |  | 530 of 530 solves | NO |",
+        "| good | order 2 | order 2: Gaussian 2.02; mixture 2.03 | 3e-15 | 530 of 530 solves | yes |",
+        "| bad | weak order 2 | weak order 2: Gaussian 1.01 |  | 530 of 530 solves | NO |",
     ]
 
 

@@ -440,10 +440,10 @@ def test_a_langevin_method_is_verified_on_langevin_equations_alone():
     assert [f.on.partition(",")[0] for f in result.findings] == ["Langevin"] * 4
     (row,) = result.summary()
     assert row["declared"] == "strong order 1; weak order 2; stationary order 2"
-    strong, weak = row["measured"].split("; weak order: ")
-    assert strong.startswith("strong order: Langevin, quadratic ")
+    strong, weak = row["measured"].split("; weak order 2: ")
+    assert strong.startswith("strong order 1: Langevin, quadratic ")
     assert "; Langevin, double well " in strong
-    assert weak == "Langevin, quadratic 2.00; stationary order: Langevin, quadratic 2.00"
+    assert weak == "Langevin, quadratic 2.00; stationary order 2: Langevin, quadratic 2.00"
     assert result.plot().axes[0].get_title() == "baoab"
 
 
@@ -474,3 +474,27 @@ def test_a_method_that_must_not_adapt_says_so():
     # What `problems_for` goes by.
     with pytest.raises(UnsupportedError, match="does not adapt"):
         sk.solve(PROBLEMS[4].sde("ito"), torch.zeros(2, 1), t0=0, t1=1, solver="adaptive:euler_maruyama")
+
+
+def test_the_noncommutative_solution_is_as_near_as_its_paths_tell():
+    """From W and H of n cells it misses what is left of the Levy area; H with the other sign, three times that."""
+    problem = next(problem for problem in PROBLEMS if problem.noise == "general")
+    for cells in (16, 64):
+        coarse = SharedPath(problem.noise_shape, cells, 0)
+        coarse._levels = {cells: problem.path.level(cells)}
+        missed = (problem.solution(coarse) - problem.exact).square().mean(0).sqrt()
+        assert missed[0] < 0.1 / cells  # a Wiener integral: to second order
+        assert 0.3 < missed[1] / math.sqrt(1 / (12 * cells)) < 0.8
+
+
+@pytest.mark.parametrize(("errors", "holds"), [([9e-3, 8e-3, 7e-3], False), ([9e-3, 4e-3, 2e-3], True)])
+def test_errors_that_hardly_fall_with_the_tolerance_do_not_hold(errors, holds, monkeypatch):
+    from sdekit.experiments.verification import general
+
+    left = iter(errors)
+    monkeypatch.setattr(general, "problems_for", lambda solver: {"one": None})
+    monkeypatch.setattr(general, "tolerance_error_on", lambda sde, solver: next(left))
+    monkeypatch.setattr(general, "rejection_bias", lambda solver: (1.0, 0.0))
+    make = functools.partial(sk.solvers.get, "adaptive:sosra")
+    found = [f for f in general_findings("adaptive:sosra", make(), make) if f.check == "tolerance"]
+    assert [f.passed for f in found] == [holds]

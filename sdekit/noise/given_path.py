@@ -15,10 +15,11 @@ from torch import Tensor
 
 from sdekit._tensors import as_list, check_number
 from sdekit.errors import ArgumentError, ShapeError, UnsupportedError
+from sdekit.noise.asked_stream import AskedStream, fitting
 from sdekit.noise.base import NoiseSource, NoiseStream, Purpose
 from sdekit.noise.brownian import BrownianStream, Increment
-from sdekit.noise.path import StepStream
 from sdekit.noise.splitting import join
+from sdekit.noise.step_stream import StepStream
 
 __all__ = ["FunctionPath", "GivenPath"]
 
@@ -60,7 +61,7 @@ class _KnownPath(NoiseSource):
                 f"this solver needs {_AREA_NAMES[areas]}, and the {type(self).__name__} has none; give it "
                 f"{'W, H and K' if areas == 2 else 'W and H'}, or take a BrownianPath."
             )
-        return _AskedStream(self, tuple(shape), times.tolist(), areas, dtype, device, last_noise)
+        return AskedStream(self, shape, times, areas=areas, dtype=dtype, device=device, last_noise=last_noise)
 
     def open(
         self,
@@ -80,7 +81,7 @@ class _KnownPath(NoiseSource):
             )
         self._check_shape(shape)
         shape = tuple(shape)
-        return StepStream(lambda t, s: _fitting(self(t, s).W, shape, dtype, device), self._quantum(), scales)
+        return StepStream(lambda t, s: fitting(self(t, s).W, shape, dtype, device), self._quantum(), scales)
 
 
 @final
@@ -271,46 +272,6 @@ class FunctionPath(_KnownPath):
 
     def __repr__(self) -> str:
         return f"FunctionPath({self._w!r})"
-
-
-@final
-class _AskedStream(BrownianStream):
-    """A path asked for one step after another."""
-
-    seekable = True
-
-    def __init__(
-        self,
-        path: _KnownPath,
-        shape: tuple[int, ...],
-        times: list[float],
-        areas: int,
-        dtype: torch.dtype,
-        device: torch.device,
-        last_noise: bool,
-    ) -> None:
-        self._path, self._shape, self._times, self._areas = path, shape, times, areas
-        self._dtype, self._device, self._last_noise = dtype, device, last_noise
-
-    def next(self) -> Increment:
-        t, s = self._times[self.position : self.position + 2]
-        self.position += 1
-        values = self._path(t, s).values()[: self._areas + 1]
-        if self.position == len(self._times) - 1 and not self._last_noise:
-            values = [torch.zeros_like(value) for value in values]
-        return Increment(*[_fitting(value, self._shape, self._dtype, self._device) for value in values])
-
-    def ahead(self, count: int) -> Increment:
-        return Increment(*[value.clone()[None] for value in self.next().values()])
-
-    def seek(self, position: int) -> None:
-        self.position = position
-
-
-def _fitting(value: Tensor, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    if tuple(value.shape) != shape:
-        raise ShapeError(f"the path has values of shape {tuple(value.shape)}; this solve needs {shape}.")
-    return value.to(device=device, dtype=dtype, copy=True)  # the solver may write into it
 
 
 def _check_times(times: object) -> list[float]:

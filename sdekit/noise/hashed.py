@@ -58,10 +58,10 @@ class Elements:
         self._places = _mix_(torch.arange(1, d + 1, dtype=torch.int64, device="cpu") * _GOLDEN)
 
     def hashes(self, keys: Tensor, level: int, cells: Tensor) -> Tensor:
-        """int64 (A, d), of keys (A,), a level and cells (A,)."""
+        """int64 (*, d), of keys and cells that broadcast to (*), and a level."""
         rows = _mix_(keys + _signed((level * 0x9E3779B97F4A7C15) & (2**64 - 1)))
         rows = _mix_(rows ^ (cells * _ODD))
-        return _mix_(rows[:, None] + self._places)
+        return _mix_(rows[..., None] + self._places)
 
 
 def normals(hashes: Tensor, which: int) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from numbers import Integral
 from typing import final
 
@@ -80,6 +81,13 @@ def _mix(numbers: np.ndarray) -> np.ndarray:
     return mixed ^ (mixed >> np.uint64(16))
 
 
+@lru_cache(maxsize=256)
+def _base(seed: int, purpose: str) -> int:
+    """mix(seed + digest of the purpose)."""
+    mixed = _mix(np.array([seed & 0xFFFFFFFF], dtype=np.uint64) + np.uint64(_digest(seed, purpose)))
+    return int(mixed[0])
+
+
 def _keys(base: np.ndarray, block: np.ndarray, positions: range) -> list[list[int]]:
     """A 32-bit key for each block of positions (outer) and each (base, block of samples) (inner)."""
     place = np.arange(positions.start, positions.stop, dtype=np.uint64)[:, None] & _LOW
@@ -113,8 +121,7 @@ class KeyedNoise(NoiseSource):
         samples, positions, whole = block_sizes(math.prod(shape[1:]), alone=False)
         low, high = self.first // samples, (self.first + shape[0] - 1) // samples
         blocks = np.arange(low, high + 1)
-        mixed = _mix(np.array([self.seed & 0xFFFFFFFF], dtype=np.uint64) + np.uint64(_digest(self.seed, purpose)))
-        base = np.full(len(blocks), mixed[0])
+        base = np.full(len(blocks), _base(self.seed, purpose), dtype=np.uint64)
         offset = self.first - low * samples
         return _BlockStream(shape, dtype, device, base, blocks, samples, positions, whole, offset, scales)
 
@@ -234,16 +241,17 @@ class _BlockStream(NoiseStream):
         if self._scales is not None:
             self._scales = self._scales.to(device=self._scaled.device, dtype=self._scaled.dtype)
         self._whole = views.view(self._positions, *shape)
-        self._views = list(self._whole.unbind(0))
-        self.several = self._many and self._views[0].is_contiguous()
+        self._views: list[Tensor] = []  # made when they are asked for: dear where whole blocks are taken
+        self.several = self._many and self._whole[0].is_contiguous()
         self._filled, self._taken = -1, 0
         self._keys: list[list[int]] = []
         self._keyed = range(0)
 
     def next(self, t: float, s: float) -> Tensor:
         block, place = divmod(self.position, self._positions)
-        if block != self._filled or place < self._taken:
+        if block != self._filled or place < self._taken or not self._views:
             self._fill(block)
+            self._split()
         self.position += 1
         return self._views[place]
 
@@ -252,7 +260,7 @@ class _BlockStream(NoiseStream):
             yield from super().each(at, after, start, stop)
             return
         # One position a block, drawn in place: nothing but the fills.
-        view, pairs = self._views[0], list(zip(self._fills, self._generators, strict=True))
+        view, pairs = self._whole[0], list(zip(self._fills, self._generators, strict=True))
         deviations, run, self._filled = self._deviations, self._run, -1
         for position in range(self.position, self.position + stop - start):
             if position != self._running or position % run == 0:
@@ -264,18 +272,27 @@ class _BlockStream(NoiseStream):
             yield view
 
     def ahead(self, at: Tensor, after: Tensor, start: int, stop: int) -> list[Tensor]:
+        place = self.position % self._positions
+        self._take(stop - start)
+        self._split()
+        return self._views[place : self._taken]
+
+    def _split(self) -> None:
+        self._views = self._views or list(self._whole.unbind(0))
+
+    def _take(self, most: int) -> None:
+        """Make the next draws, at most so many; whoever takes them may write into them."""
         block, place = divmod(self.position, self._positions)
         if block != self._filled or place < self._taken:
             self._fill(block)
-        draws = self._views[place : place + stop - start]
-        self.position += len(draws)
-        self._taken = place + len(draws)  # whoever took these may write into them
-        return draws
+        count = min(most, self._positions - place)
+        self.position += count
+        self._taken = place + count
 
     def block(self, at: Tensor, after: Tensor, start: int, stop: int) -> Tensor:
         place = self.position % self._positions
-        draws = self.ahead(at, after, start, stop)
-        return self._whole[place : place + len(draws)]
+        self._take(stop - start)
+        return self._whole[place : self._taken]
 
     def seek(self, position: int) -> None:
         self.position = position

@@ -32,7 +32,7 @@ from torch import Tensor
 from sdekit.errors import ArgumentError
 from sdekit.noise.brownian import Increment
 
-__all__ = ["Splitting", "halve", "join", "join_equal", "join_range", "weights"]
+__all__ = ["Splitting", "halve", "join", "join_equal", "join_ragged", "join_range", "weights"]
 
 
 def weights(n: int) -> tuple[list[float], list[float], list[float]]:
@@ -200,22 +200,40 @@ def join(
 
 
 def join_range(children: Increment, start: Tensor, stop: Tensor) -> Increment:
-    """Children start … stop - 1 (int64 (A,), start < stop) of equal ones (A, n, d), as one interval: (A, d)."""
+    """Children start … stop - 1 (int64 (A,), start < stop) of equal ones (A, n, *), as one interval: (A, *)."""
     n = children.W.shape[1]
+    wide = (-1, n) + (1,) * (children.W.ndim - 2)
     m = (stop - start).double()[:, None]
-    i = torch.arange(n, device="cpu")
-    inside = ((i >= start[:, None]) & (i < stop[:, None])).double()
-    w = _total((children.W * inside[:, :, None]).unbind(1))
+    j = torch.arange(1, n + 1, device="cpu") - start[:, None]
+    inside = ((j > 0) & (j <= m)).double()
+    j = j.double()
+    w = _total((children.W * inside.view(wide)).unbind(1))
     if children.H is None:
         return Increment(w)
-    j = (i - start[:, None]).double() + 1
     c = (m / 2 - j + 0.5) / m * inside
-    h = _total((children.W * c[:, :, None] + children.H * (inside / m)[:, :, None]).unbind(1))
+    h = _total((children.W * c.view(wide) + children.H * (inside / m).view(wide)).unbind(1))
     if children.K is None:
         return Increment(w, h)
     q = ((-j * (m - j) / 2 + (m - 2 * j + 1) / 4) / m**2 + (1 - 1 / m**2) / 12) * inside
-    k = children.W * q[:, :, None] + children.H * (c / m)[:, :, None] + children.K * (inside / m**2)[:, :, None]
+    k = children.W * q.view(wide) + children.H * (c / m).view(wide) + children.K * (inside / m**2).view(wide)
     return Increment(w, h, _total(k.unbind(1)))
+
+
+def join_ragged(cells: Increment, lengths: Tensor, edges: Tensor) -> Increment:
+    """Neighbours (M, *) of some lengths (M,), as the S intervals of cells edges[i] … edges[i + 1] - 1: (S, *)."""
+    first, counts = edges[:-1], edges.diff()
+    shape = (-1,) + (1,) * (cells.W.ndim - 1)
+    lengths = lengths.to(cells.W.dtype).view(shape)
+    total, length = Increment(*[value[first] for value in cells.values()]), lengths[first]
+    for i in range(1, int(counts.max())):
+        some = (counts > i).nonzero()[:, 0]
+        at = first[some] + i
+        here = Increment(*[value[some] for value in total.values()])
+        joined = join(here, length[some], Increment(*[value[at] for value in cells.values()]), lengths[at])
+        for value, new in zip(total.values(), joined.values(), strict=True):
+            value.index_copy_(0, some, new)
+        length.index_add_(0, some, lengths[at])
+    return total
 
 
 def join_equal(children: Increment, axis: int) -> Increment:

@@ -44,7 +44,8 @@ class AbstractSDE(abc.ABC):
     - ``"additive"``: g(t), the same for every x: broadcastable to x, with dW of the shape of x; or, where noise_dim = m
       is given, a matrix of shape (B, *, m), with dW of shape (B, m);
     - ``"diagonal"``: g(x, t), broadcastable to x; dW has the shape of x. An entry of g is a function of the same entry
-      of x and of t: where it depends on others too, methods of strong order above 1/2 need ``"general"``;
+      of x and of t: where it depends on others too, methods of strong order above 1/2, those that take derivatives, and
+      the conversion between the calculi need ``"general"``, with the diagonal matrix of g;
     - ``"scalar"``: g(x, t), broadcastable to x; one Brownian motion per sample, dW of shape (B, 1, …, 1);
     - ``"general"``: g(x, t) of shape (B, *, m); dW of shape (B, m), contracted over m;
     - ``"commutative"``: as general, and declared to satisfy (Dg_j) g_k = (Dg_k) g_j for all its columns, so that
@@ -116,7 +117,8 @@ class SDE(AbstractSDE):
         drift: f(x, t) -> tensor of the shape of x. A function or an nn.Module. t is a float64 tensor, of shape (), or
             (B, 1, …, 1) where samples have times of their own, as under an adaptive solver: it broadcasts against x.
         diffusion: g(x, t) -> tensor of the shape that `noise` declares (see AbstractSDE). Where it is constant a tensor
-            will do, or, unless it is a matrix, a number; a constant matrix broadcasts to (B, *, m).
+            will do, or, unless it is a matrix, a number; a constant matrix broadcasts to (B, *, m). A constant with all
+            of the dimensions has a row for each sample, and is cut with the batch.
         noise: "scalar", "additive", "diagonal", "commutative" or "general".
         calculus: "ito" or "stratonovich".
         noise_dim: m, the number of Brownian motions, for general, commutative and (where g is a matrix) additive noise.
@@ -199,10 +201,15 @@ class SDE(AbstractSDE):
         return self._diffusion if isinstance(self._diffusion, float) else None
 
     def rows(self, which: slice | Tensor, shape: tuple[int, ...]) -> SDE:
-        if not self._parameters:
+        g = self._diffusion
+        dimensions = len(shape) + (self.noise_dim is not None)
+        constants = isinstance(g, Tensor) and g.ndim == dimensions and g.shape[0] == shape[0] > 1
+        if not self._parameters and not constants:
             return self
         other = copy.copy(self)
         other._parameters = cut_parameters(self._parameters, which, shape)
+        if isinstance(g, Tensor) and constants:
+            other._diffusion = _rows_of(g, which)
         return other
 
     def to_dict(self) -> dict[str, Any]:
@@ -259,8 +266,12 @@ def cut_parameters(
                 f"parameter {name!r} has shape {tuple(value.shape)} for a batch of {shape[0]}: expected a row for each "
                 "sample. What all samples share belongs into the functions."
             )
-        cut[name] = value[which] if isinstance(which, slice) else value[which.to(value.device)]
+        cut[name] = _rows_of(value, which)
     return cut
+
+
+def _rows_of(value: Tensor, which: slice | Tensor) -> Tensor:
+    return value[which] if isinstance(which, slice) else value[which.to(value.device)]
 
 
 def _expanded(t: Tensor, x: Tensor) -> Tensor:

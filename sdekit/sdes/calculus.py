@@ -8,15 +8,24 @@ diagonal noise c_i = 1/2 g_i dg_i/dx_i; with additive noise c = 0 and the two re
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol, final
 
 import torch
 from torch import Tensor
 
-from sdekit.errors import UnsupportedError
+from sdekit.errors import ArgumentError, UnsupportedError
 from sdekit.sdes.base import AbstractSDE, Calculus
 
-__all__ = ["Reread", "as_ito", "as_stratonovich", "correction", "derivative_along", "diagonal_derivative"]
+__all__ = [
+    "Reread",
+    "as_ito",
+    "as_stratonovich",
+    "check_own_entries",
+    "correction",
+    "derivative_along",
+    "diagonal_derivative",
+]
 
 _STEP = 1e-3
 
@@ -34,8 +43,11 @@ def derivative_along(sde: HasDiffusion, x: Tensor, t: Tensor, v: Tensor) -> tupl
     Raises:
         UnsupportedError: if torch cannot differentiate the diffusion.
     """
+    recorded = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
     try:
-        g, along = torch.func.jvp(lambda y: sde.diffusion(y, t), (x,), (v,))[:2]
+        with torch.inference_mode(False), torch.set_grad_enabled(recorded):
+            x, t, v = _recordable(x), _recordable(t), _recordable(v)
+            g, along = torch.func.jvp(lambda y: sde.diffusion(y, t), (x,), (v,))[:2]
     except RuntimeError as error:
         raise _not_differentiable(sde, error) from error
     return g, along
@@ -49,9 +61,10 @@ def diagonal_derivative(sde: HasDiffusion, x: Tensor, t: Tensor) -> tuple[Tensor
     Raises:
         UnsupportedError: if torch cannot differentiate the diffusion.
     """
-    again = torch.is_grad_enabled()
+    again = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
     try:
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
+            x, t = _recordable(x), _recordable(t)
             point = x if again and x.requires_grad else x.detach().requires_grad_()
             g = sde.diffusion(point, t)
             if not g.requires_grad:
@@ -60,6 +73,59 @@ def diagonal_derivative(sde: HasDiffusion, x: Tensor, t: Tensor) -> tuple[Tensor
     except RuntimeError as error:
         raise _not_differentiable(sde, error) from error
     return (g if again else g.detach()), (torch.zeros_like(x) if slope is None else slope)
+
+
+def check_own_entries(sde: HasDiffusion, x: Tensor, t: Tensor) -> None:
+    """Raise UnsupportedError if an entry of the diffusion, at (x, t), depends on other entries of x than its own.
+
+    Of g_i that see x_i alone, sum_i w_i g_i has the gradient w_i dg_i/dx_i for any weights w.
+    """
+    g, slope = _gradients_of_sums(sde, x, t, torch.ones_like)
+    _, weighted = _gradients_of_sums(sde, x, t, _weights)
+    if slope is None or weighted is None:
+        return
+    expected = _weights(x) * slope
+    # Rounding: of the gradients, and, where they are differences of what is larger, of the size of g/x.
+    scale = weighted.abs() + expected.abs() + g.abs().max() / x.abs().max().clamp(min=1.0)
+    bad = (weighted - expected).abs() > 10 * torch.finfo(x.dtype).eps ** 0.5 * scale
+    if bool(bad.any()):
+        raise UnsupportedError(
+            f"the noise of {sde!r} is declared diagonal, but an entry of its diffusion depends on other entries of x "
+            "(or other samples), so that its derivative is not entry by entry and the result would be wrong. Declare "
+            "noise='general' with noise_dim=d and return torch.diag_embed(g); or take a solver of the SDE's own "
+            "calculus that takes no derivatives, such as 'euler_maruyama' (Ito) or 'stochastic_heun' (Stratonovich)."
+        )
+
+
+def _weights(x: Tensor) -> Tensor:
+    """Different numbers for the entries of x, of its shape: no two of them are in a simple relation."""
+    return torch.arange(1, x.numel() + 1, device=x.device).cos().to(x.dtype).reshape(x.shape)
+
+
+def _gradients_of_sums(
+    sde: HasDiffusion, x: Tensor, t: Tensor, weights: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor | None]:
+    """g(x, t), expanded to x where it acts entry by entry, and the gradient in x of the weighted sum of its entries.
+
+    The gradient is None where autograd does not reach x.
+    """
+    try:
+        with torch.enable_grad():
+            point = x.detach().clone().requires_grad_()
+            g = sde.diffusion(point, t)
+            g = g if g.ndim > x.ndim else g.expand(x.shape)
+            if not g.requires_grad:
+                return g, None
+            total = (g * weights(g.detach())).sum()
+            (slope,) = torch.autograd.grad(total, point, allow_unused=True)
+    except RuntimeError as error:
+        raise _not_differentiable(sde, error) from error
+    return g.detach(), slope
+
+
+def _recordable(x: Tensor) -> Tensor:
+    """x, copied where it was made in inference mode: autograd takes no such tensor, and the derivative would be 0."""
+    return x.clone() if x.is_inference() else x
 
 
 def _not_differentiable(sde: HasDiffusion, error: RuntimeError) -> UnsupportedError:
@@ -114,24 +180,33 @@ class Reread(AbstractSDE):
         return Reread(self.original.rows(which, shape), self.calculus, self.falling)
 
     def check(self, x: Tensor, t: Tensor) -> None:
-        """Raise UnsupportedError if the diffusion cannot be differentiated, or changes with x unseen by autograd.
+        """Raise UnsupportedError where the correction would be wrong, as far as x, (B, *), and t show it.
 
-        A diffusion that detaches x, or computes in numpy, has the derivative 0 for torch; the correction would be
-        silently left out.
+        That is, if torch cannot differentiate the diffusion; if it changes with x unseen by autograd (it detaches x, or
+        computes in numpy), so that its derivative is 0 for torch; or if it is declared diagonal and its entries depend
+        on other entries of x.
         """
-        with torch.enable_grad():
-            point = x.detach().clone().requires_grad_()
-            g = self.original.diffusion(point, t)
-        correction(self.original, x, t)
-        if g.requires_grad or self.noise == "additive":
+        if self.noise == "additive":
             return
+        correction(self.original, x, t)
+        with torch.inference_mode(False):
+            x, t = _recordable(x), _recordable(t)
+            g, slope = _gradients_of_sums(self.original, x, t, torch.ones_like)
+            if slope is None:
+                self._check_unseen(x, t, g)
+            elif self.noise == "diagonal":
+                check_own_entries(self.original, x, t)
+
+    def _check_unseen(self, x: Tensor, t: Tensor, g: Tensor) -> None:
         moved = x + _STEP * x.abs().clamp(min=1.0)
-        if not torch.equal(self.original.diffusion(moved, t), g.detach()):
-            raise UnsupportedError(
-                f"the diffusion of {self.original!r} changes with x, but torch sees no derivative (does it detach x, "
-                f"or leave torch?), so the {self.original.calculus} drift cannot be turned into the {self.calculus} "
-                f"one. Write it in torch operations on x, or take a solver of the {self.original.calculus} calculus."
-            )
+        with torch.no_grad():
+            if torch.equal(self.original.diffusion(moved, t).expand(g.shape), g):
+                return
+        raise UnsupportedError(
+            f"the diffusion of {self.original!r} changes with x, but torch sees no derivative (does it detach x, "
+            f"or leave torch?), so the {self.original.calculus} drift cannot be turned into the {self.calculus} "
+            f"one. Write it in torch operations on x, or take a solver of the {self.original.calculus} calculus."
+        )
 
     def to_dict(self) -> dict[str, Any]:
         values = {"type": "Reread", "calculus": self.calculus, "sde": self.original.to_dict()}
@@ -155,6 +230,10 @@ def as_calculus(sde: AbstractSDE, calculus: Calculus, falling: bool = False) -> 
 
     falling: whether it is for a solve with time running down.
     """
+    if not isinstance(sde, AbstractSDE):
+        raise ArgumentError(
+            f"expected an SDE, got {type(sde).__name__}; an object written for torchsde is TorchsdeStyle(sde) first."
+        )
     if sde.calculus == calculus:
         return sde
     if isinstance(sde, Reread) and sde.falling == falling:
@@ -163,10 +242,18 @@ def as_calculus(sde: AbstractSDE, calculus: Calculus, falling: bool = False) -> 
 
 
 def as_ito(sde: AbstractSDE) -> AbstractSDE:
-    """The SDE with the same solutions, read in Ito's sense; itself where it is already."""
+    """The SDE with the same solutions, read in Ito's sense; itself where it is already.
+
+    Raises:
+        ArgumentError: if it is no SDE.
+    """
     return as_calculus(sde, "ito")
 
 
 def as_stratonovich(sde: AbstractSDE) -> AbstractSDE:
-    """The SDE with the same solutions, read in Stratonovich's sense; itself where it is already."""
+    """The SDE with the same solutions, read in Stratonovich's sense; itself where it is already.
+
+    Raises:
+        ArgumentError: if it is no SDE.
+    """
     return as_calculus(sde, "stratonovich")

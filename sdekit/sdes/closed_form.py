@@ -1,4 +1,4 @@
-r"""SDEs to test solvers on: with paths known in closed form, without, stiff, and with a drift that grows too fast.
+r"""SDEs to test solvers on whose paths are known in closed form. Those without one are in `hard_problems`.
 
 A solution X_t = u(t, W_t) solves, by Ito's formula,
 
@@ -9,16 +9,17 @@ Both twins are here: `calculus` chooses the drift, and the solution is the same 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import final, get_args
+from dataclasses import dataclass, field
+from typing import final
 
 import torch
 from torch import Tensor
 
-from sdekit._tensors import as_float64, check_number, expand_right
+from sdekit._tensors import as_float64, expand_right
 from sdekit.errors import ArgumentError, ShapeError
 from sdekit.sdes.base import AbstractSDE, Calculus, NoiseKind
-from sdekit.sdes.classical import OrnsteinUhlenbeck, Parameter, _ClassicalSDE, _like, _time, _wide
+from sdekit.sdes.hard_problems import CubicMultiplicative, DoubleWell, NoncommutativeSDE, StiffLinear
+from sdekit.sdes.parametric import Parameter, ParametricSDE, check_entries, elapsed, like, wide
 
 __all__ = [
     "CLOSED_FORM_SDES",
@@ -37,19 +38,8 @@ _HALF_PI = torch.pi / 2
 _COMMUTE = 1e-6
 
 
-class _ClosedFormSDE(_ClassicalSDE):
-    """Parameters as in `_ClassicalSDE`; `calculus` and, where it is a field, `noise` are words."""
-
-    def _check_parameters(self) -> None:
-        _check_word("calculus", self.calculus, get_args(Calculus))
-        for f in fields(self):  # type: ignore[arg-type]
-            value = getattr(self, f.name)
-            if f.name in ("calculus", "noise"):
-                continue
-            if not isinstance(value, Tensor):
-                object.__setattr__(self, f.name, check_number(f.name, value))
-            elif value.is_complex() or not bool(torch.isfinite(value).all()):
-                raise ArgumentError(f"{f.name} must be real and finite, got {value!r}.")
+class _ClosedFormSDE(ParametricSDE):
+    """Its solution is a function of the Brownian motion's value."""
 
     @property
     def _ito(self) -> bool:
@@ -66,11 +56,6 @@ class _ClosedFormSDE(_ClassicalSDE):
         return w.double()
 
 
-def _check_word(name: str, value: object, words: tuple[str, ...]) -> None:
-    if value not in words:
-        raise ArgumentError(f"{name} must be one of {', '.join(words)}, got {value!r}.")
-
-
 def _check_start(x0: Tensor, bound: float, text: str) -> None:
     outside = ~(x0.abs().double() < bound)
     if bool(outside.any()):
@@ -78,11 +63,6 @@ def _check_start(x0: Tensor, bound: float, text: str) -> None:
             f"the closed form needs every entry of x0 strictly between -{text} and {text}; "
             f"{int(outside.sum())} of {x0.numel()} are not, the largest in size {float(x0.abs().max()):.6g}."
         )
-
-
-def _check_entries(x: Tensor, d: int, who: str) -> None:
-    if x.ndim != 2 or x.shape[1] != d:
-        raise ShapeError(f"{who} has states of shape (B, {d}), got {tuple(x.shape)}.")
 
 
 def _one_plus(t: Tensor | float, x: Tensor) -> Tensor:
@@ -104,24 +84,20 @@ class TanhSDE(_ClosedFormSDE):
     calculus: Calculus = "ito"
     noise: NoiseKind = "diagonal"
 
-    def __post_init__(self) -> None:
-        self._check_parameters()
-        _check_word("noise", self.noise, ("diagonal", "scalar"))
-
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
         """-a^2 x (1 - x^2), of the shape of x; in Stratonovich form 0."""
         # (1 - x)(1 + x): 1 - x^2 loses half the digits where x is near 1, which is where solutions end.
-        return -(_like(self.a, x) ** 2) * x * ((1 - x) * (1 + x)) if self._ito else torch.zeros_like(x)
+        return -(like(self.a, x) ** 2) * x * ((1 - x) * (1 + x)) if self._ito else torch.zeros_like(x)
 
     def diffusion(self, x: Tensor, t: Tensor) -> Tensor:
         """a (1 - x^2), of the shape of x."""
-        return _like(self.a, x) * ((1 - x) * (1 + x))
+        return like(self.a, x) * ((1 - x) * (1 + x))
 
     def path(self, x0: Tensor, t: Tensor | float, w: Tensor) -> Tensor:
         """The exact X_t for a Brownian motion whose value at t is w: of the shape of x0, or (B, 1, …, 1) if scalar."""
-        _time(t, x0)  # checked for a state and a time that mean something; the solution is a function of w alone
+        elapsed(t, x0)  # checked for a state and a time that mean something; the solution is a function of w alone
         _check_start(x0, 1.0, "1")
-        return torch.tanh(_wide(self.a, x0) * self._brownian(x0, w) + torch.atanh(x0.double())).to(x0.dtype)
+        return torch.tanh(wide(self.a, x0) * self._brownian(x0, w) + torch.atanh(x0.double())).to(x0.dtype)
 
 
 @final
@@ -138,23 +114,19 @@ class ArctanSDE(_ClosedFormSDE):
     calculus: Calculus = "ito"
     noise: NoiseKind = "diagonal"
 
-    def __post_init__(self) -> None:
-        self._check_parameters()
-        _check_word("noise", self.noise, ("diagonal", "scalar"))
-
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
         """-a^2 sin(x) cos(x)^3, of the shape of x; in Stratonovich form 0."""
-        return -(_like(self.a, x) ** 2) * torch.sin(x) * torch.cos(x) ** 3 if self._ito else torch.zeros_like(x)
+        return -(like(self.a, x) ** 2) * torch.sin(x) * torch.cos(x) ** 3 if self._ito else torch.zeros_like(x)
 
     def diffusion(self, x: Tensor, t: Tensor) -> Tensor:
         """a cos(x)^2, of the shape of x."""
-        return _like(self.a, x) * torch.cos(x) ** 2
+        return like(self.a, x) * torch.cos(x) ** 2
 
     def path(self, x0: Tensor, t: Tensor | float, w: Tensor) -> Tensor:
         """The exact X_t for a Brownian motion whose value at t is w: of the shape of x0, or (B, 1, …, 1) if scalar."""
-        _time(t, x0)
+        elapsed(t, x0)
         _check_start(x0, _HALF_PI, "pi/2")
-        return torch.arctan(_wide(self.a, x0) * self._brownian(x0, w) + torch.tan(x0.double())).to(x0.dtype)
+        return torch.arctan(wide(self.a, x0) * self._brownian(x0, w) + torch.tan(x0.double())).to(x0.dtype)
 
 
 @final
@@ -174,28 +146,25 @@ class DecayingAdditiveSDE(_ClosedFormSDE):
     calculus: Calculus = "ito"
     noise = "additive"
 
-    def __post_init__(self) -> None:
-        self._check_parameters()
-
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
         """b/sqrt(1 + t) - x/(2 (1 + t)), of the shape of x."""
         u = _one_plus(t, x)
-        return _like(self.b, x) * u.rsqrt() - x / (2 * u)
+        return like(self.b, x) * u.rsqrt() - x / (2 * u)
 
     def diffusion(self, x: Tensor, t: Tensor) -> Tensor:
         """a b/sqrt(1 + t), of the shape in which a, b and t broadcast."""
-        return _like(self.a, x) * _like(self.b, x) * _one_plus(t, x).rsqrt()
+        return like(self.a, x) * like(self.b, x) * _one_plus(t, x).rsqrt()
 
     def path(self, x0: Tensor, t: Tensor | float, w: Tensor) -> Tensor:
         """The exact X_t for a Brownian motion whose value at t is w (of the shape of x0), started at t = 0."""
-        u = _time(t, x0)
-        a, b = _wide(self.a, x0), _wide(self.b, x0)
+        u = elapsed(t, x0)
+        a, b = wide(self.a, x0), wide(self.b, x0)
         return ((x0.double() + b * (u + a * self._brownian(x0, w))) * (1 + u).rsqrt()).to(x0.dtype)
 
     def marginal(self, x0: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of X_t | X_0 = x0 (Gaussian), broadcastable to x0."""
-        u = _time(t, x0)
-        a, b = _wide(self.a, x0), _wide(self.b, x0)
+        u = elapsed(t, x0)
+        a, b = wide(self.a, x0), wide(self.b, x0)
         mean = (x0.double() + b * u) * (1 + u).rsqrt()
         return mean.to(x0.dtype), ((a * b).abs() * torch.sqrt(u / (1 + u))).to(x0.dtype)
 
@@ -241,7 +210,7 @@ class CommutativeLinearSDE(_ClosedFormSDE):
     noise = "commutative"
 
     def __post_init__(self) -> None:
-        self._check_parameters()
+        super().__post_init__()
         a, b = self.drift_matrix, self.noise_matrices
         for name, value in (("drift_matrix", a), ("noise_matrices", b)):
             if not isinstance(value, Tensor):
@@ -260,19 +229,19 @@ class CommutativeLinearSDE(_ClosedFormSDE):
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
         """A x, or (A - sum_j B_j^2 / 2) x in Stratonovich form: (B, d)."""
-        _check_entries(x, self.drift_matrix.shape[0], "this CommutativeLinearSDE")
+        check_entries(x, self.drift_matrix.shape[0], "this CommutativeLinearSDE")
         matrix = self.drift_matrix if self._ito else self._stratonovich_matrix(x)
         return x @ matrix.to(x).T
 
     def diffusion(self, x: Tensor, t: Tensor) -> Tensor:
         """B_j x in column j: (B, d, m)."""
-        _check_entries(x, self.drift_matrix.shape[0], "this CommutativeLinearSDE")
+        check_entries(x, self.drift_matrix.shape[0], "this CommutativeLinearSDE")
         return torch.einsum("jik,bk->bij", self.noise_matrices.to(x), x)
 
     def path(self, x0: Tensor, t: Tensor | float, w: Tensor) -> Tensor:
         """The exact X_t, (B, d), for Brownian motions whose values at t are w, of shape (B, m)."""
-        _check_entries(x0, self.drift_matrix.shape[0], "this CommutativeLinearSDE")
-        u = _time(t, x0)
+        check_entries(x0, self.drift_matrix.shape[0], "this CommutativeLinearSDE")
+        u = elapsed(t, x0)
         noises = self.noise_matrices.to(device=x0.device, dtype=torch.float64)
         exponent = torch.einsum("bj,jik->bik", self._brownian(x0, w), noises)
         exponent = exponent + u.reshape(-1, 1, 1) * self._stratonovich_matrix(x0)
@@ -297,161 +266,6 @@ def _check_commuting(matrices: Tensor) -> None:
             f"the matrices must commute, but {names[i]} and {names[j]} do not: |AB - BA| = {float(off[i, j]):.3g}. "
             "For matrices that do not, use SDE(…, noise='general') and a fine reference."
         )
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class NoncommutativeSDE(_ClosedFormSDE):
-    """dX1 = -k X1 dt + sigma dW1, dX2 = -k X2 dt + sigma (sin X1 dW1 + cos X1 dW2) (Ito): two noises, general.
-
-    Dg_2 g_1 - Dg_1 g_2 = sigma^2 (0, -sin X1) is not 0, so that a path depends on the Levy area of (W1, W2), and there
-    is no closed form in W_t: strong errors need a fine reference on the same path. The law of each entry alone is
-    known: since sin^2 + cos^2 = 1, X1 and X2 each are Ornstein-Uhlenbeck processes (Levy's characterisation).
-
-    In Stratonovich form the drift of X2 is -k X2 - sigma^2 cos(X1) / 2. The state is (B, 2), g is (B, 2, 2), dW (B, 2).
-
-    Source: made for sdekit, after the condition of Kloeden & Platen 1992, section 10.3.
-    """
-
-    k: Parameter = 0.5
-    sigma: Parameter = 1.0
-    calculus: Calculus = "ito"
-    noise = "general"
-    noise_dim = 2
-
-    def __post_init__(self) -> None:
-        self._check_parameters()
-
-    def drift(self, x: Tensor, t: Tensor) -> Tensor:
-        """-k x, in Stratonovich form with -sigma^2 cos(x1) / 2 added to the second entry: (B, 2)."""
-        _check_entries(x, 2, type(self).__name__)
-        f = -_like(self.k, x) * x
-        if self._ito:
-            return f
-        sigma = self._sigma(x)
-        shift = 0.5 * sigma[:, 0] * sigma[:, 1] * torch.cos(x[:, 0])
-        return f - torch.stack([torch.zeros_like(shift), shift], dim=1)
-
-    def diffusion(self, x: Tensor, t: Tensor) -> Tensor:
-        """sigma ((1, 0), (sin x1, cos x1)): (B, 2, 2), the noises last."""
-        _check_entries(x, 2, type(self).__name__)
-        x1 = x[:, 0]
-        first = torch.stack([torch.ones_like(x1), torch.zeros_like(x1)], dim=1)
-        second = torch.stack([torch.sin(x1), torch.cos(x1)], dim=1)
-        return self._sigma(x)[..., None] * torch.stack([first, second], dim=1)
-
-    def marginal(self, x0: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each entry of X_t | X_0 = x0 alone (Gaussian; jointly it is not)."""
-        _check_entries(x0, 2, type(self).__name__)
-        return OrnsteinUhlenbeck(self.k, 0.0, self.sigma).marginal(x0, t)
-
-    def _sigma(self, x: Tensor) -> Tensor:
-        return torch.as_tensor(_like(self.sigma, x), dtype=x.dtype, device=x.device).expand(x.shape)
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class DoubleWell(_ClosedFormSDE):
-    """dX = (X - X^3) dt + sigma dW: wells at -1 and 1, and a drift that grows faster than linearly.
-
-    The stationary density is proportional to exp((X^2 - X^4/2) / sigma^2). The solution's moments are bounded, but
-    those of Euler-Maruyama grow without bound as the step shrinks: a rare path that leaves |X| < sqrt(2/h) explodes
-    (Hutzenthaler, Jentzen & Kloeden 2011). The noise is additive, so that both calculi have one drift.
-    """
-
-    sigma: Parameter = 0.5
-    calculus: Calculus = "ito"
-    noise = "additive"
-
-    def __post_init__(self) -> None:
-        self._check_parameters()
-
-    def drift(self, x: Tensor, t: Tensor) -> Tensor:
-        """x - x^3, of the shape of x."""
-        return x - x**3
-
-    def diffusion(self, x: Tensor, t: Tensor) -> Tensor:
-        """sigma, as () or of its own shape."""
-        return torch.as_tensor(_like(self.sigma, x), dtype=x.dtype, device=x.device)
-
-    @property
-    def constant_diffusion(self) -> float | None:
-        """sigma, where it is a number."""
-        return None if isinstance(self.sigma, Tensor) else self.sigma
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class StiffLinear(_ClosedFormSDE):
-    """dX = -k (X - cos t) dt + sigma dW, from t = 0: for large k an explicit step must stay below 2/k.
-
-    X_t | X_0 ~ N(X_0 e^{-k t} + k (k cos t + sin t - k e^{-k t}) / (k^2 + 1), sigma^2 (1 - e^{-2 k t}) / (2 k))
-
-    The noise is additive, so that both calculi have one drift.
-
-    Source: the stiff equation of Prothero & Robinson 1974, with noise.
-    """
-
-    k: Parameter = 100.0
-    sigma: Parameter = 0.5
-    calculus: Calculus = "ito"
-    noise = "additive"
-
-    def __post_init__(self) -> None:
-        self._check_parameters()
-
-    def drift(self, x: Tensor, t: Tensor) -> Tensor:
-        """-k (x - cos t), of the shape of x."""
-        return -_like(self.k, x) * (x - expand_right(torch.cos(as_float64(t)), x).to(x))
-
-    def diffusion(self, x: Tensor, t: Tensor) -> Tensor:
-        """sigma, as () or of its own shape."""
-        return torch.as_tensor(_like(self.sigma, x), dtype=x.dtype, device=x.device)
-
-    @property
-    def constant_diffusion(self) -> float | None:
-        """sigma, where it is a number."""
-        return None if isinstance(self.sigma, Tensor) else self.sigma
-
-    def marginal(self, x0: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of X_t | X_0 = x0 (Gaussian), broadcastable to x0."""
-        u = _time(t, x0)
-        k = _wide(self.k, x0)
-        decay = torch.exp(-k * u)
-        mean = x0.double() * decay + k * (k * (torch.cos(u) - decay) + torch.sin(u)) / (k.square() + 1)
-        return mean.to(x0.dtype), OrnsteinUhlenbeck(self.k, 0.0, self.sigma).marginal(x0, t)[1]
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class CubicMultiplicative(_ClosedFormSDE):
-    """dX = (mu X - X^3) dt + sigma X dW (Ito): the stochastic Ginzburg-Landau equation.
-
-    X_t = X_0 E_t / sqrt(1 + 2 X_0^2 int_0^t E_s^2 ds),    E_t = exp((mu - sigma^2/2) t + sigma W_t)
-
-    This needs the whole path, so that strong errors need a fine reference. From a large start Euler-Maruyama diverges
-    while the exact solution, and tamed Euler's, stay bounded (Hutzenthaler, Jentzen & Kloeden 2011, 2012). In
-    Stratonovich form the drift is (mu - sigma^2/2) X - X^3.
-
-    Source: Kloeden & Platen 1992, section 4.4.
-    """
-
-    mu: Parameter = 1.0
-    sigma: Parameter = 1.0
-    calculus: Calculus = "ito"
-    noise = "diagonal"
-
-    def __post_init__(self) -> None:
-        self._check_parameters()
-
-    def drift(self, x: Tensor, t: Tensor) -> Tensor:
-        """mu x - x^3, in Stratonovich form (mu - sigma^2/2) x - x^3: of the shape of x."""
-        mu = _like(self.mu, x)
-        return (mu if self._ito else mu - 0.5 * _like(self.sigma, x) ** 2) * x - x**3
-
-    def diffusion(self, x: Tensor, t: Tensor) -> Tensor:
-        """sigma x, of the shape of x."""
-        return _like(self.sigma, x) * x
 
 
 CLOSED_FORM_SDES: tuple[type[AbstractSDE], ...] = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
 import torch
@@ -19,6 +19,7 @@ from sdekit.solvers.base import AdaptiveSolver, Observers, Problem
 from sdekit.solvers.dense import StepRecorder
 from sdekit.solvers.embedded import EmbeddedSolver, Pair
 from sdekit.solvers.events import Event, Inside, Interpolated, OnPath, PathHalves, Restepped, locate
+from sdekit.solvers.every_step import EveryStep
 from sdekit.solvers.solution import Solution, Status
 from sdekit.solvers.step import ends_at_zero
 
@@ -50,7 +51,7 @@ class Adaptive(AdaptiveSolver):
         h_init: the length of the first step; from the size of the first drift and diffusion unless given.
         h_min: the least step; a sample that would need a shorter one ends with the status "min_step".
         max_nfe: the drift evaluations allowed to each sample, never exceeded; one that would need more ends with status
-            "max_nfe" where its last step did. No limit unless given.
+            "max_nfe" where its last step did, and an event is located as finely as they allow. No limit unless given.
         proportional, integral, derivative: the controller's gains; (0.1, 0.3, 0) for an SDE and (0, 1, 0) for an ODE
             unless given.
 
@@ -152,6 +153,9 @@ class Adaptive(AdaptiveSolver):
 
     def integrate(self, problem: Problem, observers: Observers | None = None) -> Solution:
         self.check(problem.dynamics)
+        # The samples that are under way are gathered from the batch, row by row: with another layout than that of the
+        # start, functions may round otherwise.
+        problem = replace(problem, x=problem.x.contiguous())
         for t in (float(problem.times[0]), float(problem.times[-1])):
             if ends_at_zero(problem.dynamics, t):
                 raise ArgumentError(
@@ -160,16 +164,20 @@ class Adaptive(AdaptiveSolver):
                 )
         watch, times = observers or Observers(), problem.times
         recorder: StepRecorder | None = None
+        every = (
+            EveryStep(problem.x, times[0]) if watch.trajectory and watch.places is None and len(times) == 2 else None
+        )
+        saves = watch.trajectory and every is None
         places = times
         if self.dense and watch.event is None:
             # The values at the times between are interpolated: no step is cut short for them.
             places = times[[0, -1]]
-            if watch.trajectory or watch.dense:
-                recorder = StepRecorder(times, problem.x, saves=watch.trajectory, dense=watch.dense)
+            if saves or watch.dense:
+                recorder = StepRecorder(times, problem.x, saves=saves, dense=watch.dense)
         dynamics = problem.dynamics.counted()
         autograd = dynamics.needs_autograd or self.differentiates
         with torch.no_grad() if autograd else torch.inference_mode():
-            stepper = _EmbeddedStepper(self.method, dynamics, problem, recorder, watch.event)
+            stepper = _EmbeddedStepper(self.method, dynamics, problem, recorder, watch.event, every)
             first: float | Tensor
             if self.h_init is None or self.method.first_is_last:
                 f = stepper.begin(problem.x, times[0])
@@ -195,9 +203,12 @@ class Adaptive(AdaptiveSolver):
             last = float(run.at[(run.at - times[0]).abs().argmax()])
         if worst == "success" and bool(stopped.any()):
             worst = "event"
-        trajectory: Tensor | None = None
-        if watch.trajectory:
+        trajectory, trajectory_times = None, None
+        if every is not None:
+            trajectory, trajectory_times = every.trajectory(run.x, run.at)
+        elif watch.trajectory:
             trajectory = torch.stack(kept) if recorder is None else recorder.trajectory(run.x, run.at)
+            trajectory_times = times[: len(trajectory)]
         return Solution(
             x=run.x.clone(),
             t=last,
@@ -205,7 +216,7 @@ class Adaptive(AdaptiveSolver):
             status=worst,
             times=times,
             trajectory=trajectory,
-            trajectory_times=None if trajectory is None else times[: len(trajectory)],
+            trajectory_times=trajectory_times,
             stats={
                 "steps": run.accepted.tolist(),
                 "rejected": run.rejected.tolist(),
@@ -242,13 +253,16 @@ class _EmbeddedStepper(PairStepper):
         problem: Problem,
         recorder: StepRecorder | None,
         event: Event | None,
+        every: EveryStep | None,
     ) -> None:
         self._method, self._dynamics, self._shape = method, dynamics, tuple(problem.x.shape)
-        self._recorder, self._event = recorder, event
+        self._recorder, self._every = recorder, every
+        # Parameters that do not fit are told here.
+        self._event = None if event is None else event.rows(slice(None), self._shape[0])
         self._tried: tuple[Tensor, Tensor, Tensor, Pair] | None = None
         # Where a step's evaluations vary they are counted, and told by `taken`.
         self._varies = method.evaluations_per_step is None
-        self._counted = 0
+        self._counted: int | Tensor = 0
         self.evaluations = 0 if self._varies else method.most_evaluations
         self.reserve = (0 if recorder is None else method.dense_evaluations) + (
             method.most_evaluations if self._varies else 0
@@ -335,9 +349,11 @@ class _EmbeddedStepper(PairStepper):
         first = self._firsts if whole or self._firsts is None else self._firsts[rows]
         calls = dynamics.counter.calls
         pair = self._method.pair(dynamics, x, t, s, h, noise, first)
-        self._counted = dynamics.counter.calls - calls if self._varies else 0
+        if self._varies:
+            own = pair.evaluations
+            self._counted = dynamics.counter.calls - calls if own is None else own.cpu()
         self._lasts = pair.last
-        if self._recorder is not None or self._event is not None:
+        if self._recorder is not None or self._event is not None or self._every is not None:
             self._tried = (x, start, stop, pair)
         return Attempt(pair.x, pair.error, pair.cruder)
 
@@ -351,9 +367,13 @@ class _EmbeddedStepper(PairStepper):
                 self._firsts.copy_(self._lasts)
             else:
                 self._firsts[rows[kept]] = self._lasts[kept]
-        if self._recorder is None or self._tried is None:
+        if self._tried is None:
             return self._counted
         x, start, stop, pair = self._tried
+        if self._every is not None:
+            self._every.add(rows[good.to(rows.device)].cpu(), stop[good], pair.x[good.to(x.device)])
+        if self._recorder is None:
+            return self._counted
         wanted = good & self._recorder.wants(rows.cpu(), stop)
         if not bool(wanted.any()):
             return self._counted
@@ -374,7 +394,7 @@ class _EmbeddedStepper(PairStepper):
         x, start, stop, pair = self._tried
         took = good.nonzero()[:, 0]
         samples = rows.cpu()[took]
-        value = event.value(pair.x[took.to(x.device)], stop[took])
+        value = event.rows(samples, self._shape[0]).value(pair.x[took.to(x.device)], stop[took])
         over = event.passed(self._sides[samples], value)
         sides = self._sides[samples[over]]
         self._sides[samples] = event.side(value, self._sides[samples])
@@ -384,7 +404,8 @@ class _EmbeddedStepper(PairStepper):
         on = which.to(x.device)
         inside, each = self._inside(rows[on], x[on], start[which], stop[which], pair, on)
         most = None if left is None or each == 0 else left[which] // each
-        y, at, made = locate(event, sides, start[which], stop[which], pair.x[on], inside, self._least, most)
+        of = event.rows(samples[over], self._shape[0])
+        y, at, made = locate(of, sides, start[which], stop[which], pair.x[on], inside, self._least, most)
         return Stopped(which, y, at, each * made if each else self._method.dense_evaluations)
 
     def _inside(

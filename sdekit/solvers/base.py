@@ -93,6 +93,8 @@ class Solver(abc.ABC):
         noise_kinds: the kinds of noise that it serves.
         calculus: the readings of an SDE that it serves.
         noise_option: the option that makes it stochastic where it is not 0, if there is one ("eta", "tau", …).
+        own_entries: the readings of an SDE under which it needs each entry of a diagonal diffusion to depend on its own
+            entry of x alone, and would be wrong elsewhere.
         differentiates: whether it differentiates the dynamics itself (Milstein's, implicit methods).
         dense: whether it gives the solution between its steps (`solve(…, dense=True)`).
         couples_batch: True where a sample's result depends on its batch (a shared step size, a batch norm).
@@ -112,6 +114,7 @@ class Solver(abc.ABC):
     noise_kinds: ClassVar[tuple[NoiseKind, ...]] = ("scalar", "additive", "diagonal", "commutative", "general")
     calculus: ClassVar[tuple[Calculus, ...]] = ("ito", "stratonovich")
     noise_option: ClassVar[str | None] = None
+    own_entries: ClassVar[tuple[Calculus, ...]] = ()
     differentiates: ClassVar[bool] = False
     dense: ClassVar[bool] = False
     default_grid: ClassVar[str] = "uniform"

@@ -8,10 +8,10 @@ from typing import final
 from torch import Tensor
 
 from sdekit.dynamics import Dynamics
-from sdekit.noise import BrownianStream, Increment
+from sdekit.noise import Increment
 from sdekit.solvers.base import Problem, Stepper
 from sdekit.solvers.solution import SolveState
-from sdekit.solvers.step import StepSolver
+from sdekit.solvers.step import GridStepper, StepSolver
 
 __all__ = ["CarryingSolver", "CarryingStepper"]
 
@@ -50,40 +50,23 @@ class CarryingSolver(StepSolver):
 
 
 @final
-class CarryingStepper(Stepper):
+class CarryingStepper(GridStepper):
     """Applies `carry` along the grid. Where x is changed between steps (by a callback) it begins anew."""
 
     def __init__(self, solver: CarryingSolver, problem: Problem) -> None:
-        self.times = problem.times
-        self._solver, self._dynamics = solver, problem.dynamics
-        self._x = problem.x.clone()
+        super().__init__(problem, solver.areas)
+        self._solver = solver
         self._end: Tensor | None = None  # the state that the carried values belong to
         self._carried: tuple[Tensor, ...] = ()
-        self._clock = problem.times.to(problem.x.device)
-        self._steps: list[float] = problem.times.diff().tolist()
-        self._stream: BrownianStream | None = None
-        if problem.dynamics.stochastic:
-            self._stream = problem.noise.brownian(
-                problem.dynamics.noise_shape(problem.x.shape),
-                problem.times,
-                areas=solver.areas,
-                dtype=problem.x.dtype,
-                device=problem.x.device,
-                last_noise=problem.last_noise,
-            )
-
-    @property
-    def x(self) -> Tensor:
-        return self._x
 
     def advance(self, start: int, stop: int) -> None:
-        solver, dynamics, stream = self._solver, self._dynamics, self._stream
+        solver, dynamics = self._solver, self._dynamics
         clock = self._clock[start : stop + 1].unbind(0)
         x, carried = self._x.clone(), self._carried
         if not self._current():
             carried = solver.begin(dynamics, x, clock[0])
         for t, s, h in zip(clock, clock[1:], self._steps[start:stop], strict=False):
-            x, carried = solver.carry(dynamics, x, carried, t, s, h, None if stream is None else stream.next())
+            x, carried = solver.carry(dynamics, x, carried, t, s, h, self.draw())
         self._end, self._carried = x, carried
         self._x.copy_(x)
 
@@ -94,16 +77,7 @@ class CarryingStepper(Stepper):
     def registers(self) -> dict[str, Tensor]:
         return {f"carried {i}": value for i, value in enumerate(self._carried)} if self._current() else {}
 
-    def noise_positions(self) -> tuple[int, ...]:
-        return () if self._stream is None else (self._stream.position,)
-
     def restore(self, state: SolveState) -> None:
-        self._x = state.x.clone()
+        super().restore(state)
         self._carried = tuple(value.clone() for value in state.registers.values())
         self._end = state.x.clone() if self._carried else None
-        if self._stream is not None:
-            self._stream.seek(*state.noise_positions)
-
-    @property
-    def replayable(self) -> bool:
-        return self._stream is None or self._stream.seekable

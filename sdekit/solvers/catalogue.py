@@ -330,6 +330,8 @@ def resolve(name: str) -> Entry:
     """
     if not isinstance(name, str):
         raise ArgumentError(f"a solver is given by name or as a Solver, got {name!r}.")
+    if name in _CATALOGUE:
+        return _CATALOGUE[name]
     known = {alias.lower(): e for e in _CATALOGUE.values() for alias in (e.name, *e.aliases)}
     key = name.lower()
     inner = known.get(key.removeprefix("adaptive:"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -47,9 +48,10 @@ def integrate(
         b = min(batch, a + size)
         part = problem.dynamics.rows(slice(a, b), tuple(problem.x.shape))
         noise = problem.noise.part(a, b, batch)
+        event = None if observers.event is None else observers.event.rows(slice(a, b), batch)
         try:
             solution = solver.integrate(
-                Problem(part, problem.x[a:b], problem.times, noise, problem.last_noise), observers
+                Problem(part, problem.x[a:b], problem.times, noise, problem.last_noise), replace(observers, event=event)
             )
         except (ConvergenceError, NonFiniteError) as error:
             raise error.moved(first=a) from None
@@ -64,6 +66,7 @@ def _join(parts: list[Solution]) -> Solution:
         nfe = evaluations[0]
     else:
         nfe = torch.cat([torch.as_tensor(n).expand(len(p.x)) for n, p in zip(evaluations, parts, strict=True)])
+    parts = _of_one_length(parts)
     kept = [p.trajectory for p in parts if p.trajectory is not None]
     ended: list[Solution] = [p for p in parts if p.status not in ("success", "event")]
     best: Status = "event" if any(p.status == "event" for p in parts) else "success"
@@ -77,11 +80,32 @@ def _join(parts: list[Solution]) -> Solution:
         status=ended[0].status if ended else best,
         times=parts[0].times,
         trajectory=torch.cat(kept, dim=1) if kept else None,
-        trajectory_times=parts[0].trajectory_times,
+        trajectory_times=_trajectory_times(parts),
         stats={"chunks": [p.stats for p in parts]},
         event_times=None if parts[0].event_times is None else torch.cat([_event_times(p) for p in parts]),
         dense=None if parts[0].dense is None else DenseOutput.join([p.dense for p in parts if p.dense is not None]),
     )
+
+
+def _of_one_length(parts: list[Solution]) -> list[Solution]:
+    """Solutions whose samples have times of their own, (K, B), made as long as the longest: they stay at their end."""
+    if any(p.trajectory is None or p.trajectory_times is None or p.trajectory_times.ndim == 1 for p in parts):
+        return parts
+    most = max(len(p.trajectory_times) for p in parts if p.trajectory_times is not None)
+
+    def longer(values: Tensor | None) -> Tensor | None:
+        return (
+            None if values is None else torch.cat([values, values[-1:].expand(most - len(values), *values.shape[1:])])
+        )
+
+    return [replace(p, trajectory=longer(p.trajectory), trajectory_times=longer(p.trajectory_times)) for p in parts]
+
+
+def _trajectory_times(parts: list[Solution]) -> Tensor | None:
+    first = parts[0].trajectory_times
+    if first is None or first.ndim == 1:
+        return first
+    return torch.cat([p.trajectory_times for p in parts if p.trajectory_times is not None], dim=1)
 
 
 def _event_times(part: Solution) -> Tensor:

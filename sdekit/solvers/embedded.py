@@ -27,6 +27,7 @@ class Pair:
         last: the drift at the end of the step, at x, where the method has evaluated it.
         cruder: another estimate, of lower order, for a method that joins the norms of the two (`Controller.error`).
         stages: h times the drifts at its stages and at its end, for an `interpolant`; () where there is none.
+        evaluations: what each sample's own step took, int64 (B,), where samples differ.
     """
 
     x: Tensor
@@ -34,6 +35,7 @@ class Pair:
     last: Tensor | None = None
     cruder: Tensor | None = None
     stages: tuple[Tensor, ...] = ()
+    evaluations: Tensor | None = None
 
 
 class EmbeddedSolver(StepSolver):

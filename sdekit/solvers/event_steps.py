@@ -71,7 +71,10 @@ class EventSolver(FixedStepSolver):
                 "an event is located on the Brownian path between the steps, at a time for each sample, which a "
                 "FunctionPath has not; give a seed, a BrownianPath or a GivenPath."
             )
-        solution = super().integrate(problem, observers, resume=resume, stop=stop)
+        # Observers bring the event of the samples that are solved: of a chunk, with the parameters of its rows.
+        given = None if observers is None else observers.event
+        here = self if given is None else replace(self, event=given)
+        solution = FixedStepSolver.integrate(here, problem, observers, resume=resume, stop=stop)
         if solution.state is None:
             return solution
         times = solution.state.registers[_TIMES].clone()
@@ -103,9 +106,10 @@ class EventStepper(Stepper):
 
     def __init__(self, solver: StepSolver, event: Event, problem: Problem) -> None:
         self.times = problem.times
-        self._solver, self._event, self._dynamics, self._noise = solver, event, problem.dynamics, problem.noise
+        self._solver, self._dynamics, self._noise = solver, problem.dynamics, problem.noise
         self._x = problem.x.clone()
         self._shape = tuple(problem.x.shape)
+        self._event = event.rows(slice(None), self._shape[0])  # parameters that do not fit are told here
         self._clock = problem.times.to(problem.x.device)
         self._steps: list[float] = problem.times.diff().tolist()
         span = float((problem.times[-1] - problem.times[0]).abs())
@@ -176,7 +180,8 @@ class EventStepper(Stepper):
             else:
                 halves = DrawnHalves(whole, stop - start, names_of(self._noise, rows, k, whole))
             inside = OnPath(x[on], step, halves)
-        y[on], self._at[rows], _ = locate(self._event, self._side[rows], start, stop, y[on], inside, self._least)
+        event = self._event.rows(rows, self._shape[0])
+        y[on], self._at[rows], _ = locate(event, self._side[rows], start, stop, y[on], inside, self._least)
 
     def registers(self) -> dict[str, Tensor]:
         return {_TIMES: self._at, _SIDES: self._side}

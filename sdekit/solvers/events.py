@@ -1,9 +1,10 @@
 r"""Events: where a function of state and time crosses zero, a sample stops, and the crossing is located.
 
 A crossing is seen at the ends of steps: where f(x_t, t) and f(x_s, s) differ in sign there is one between them, and its
-place is halved into until it is known to the tolerance. What crosses and comes back within one step is not seen. For an
-SDE that happens at every scale: first passages are found late, and the mean time by a term of order sqrt(h); so small
-steps are what an event of an SDE needs, however fine the tolerance (Asmussen, Glynn & Pitman 1995).
+place is halved into until it is known to the tolerance. What crosses and comes back within one step is not seen, and of
+three crossings within one step any one may be found. For an SDE that happens at every scale: first passages are found
+late, and the mean time by a term of order sqrt(h); so small steps are what an event of an SDE needs, however fine the
+tolerance (Asmussen, Glynn & Pitman 1995).
 
 Between the ends of a step the solution is
 
@@ -17,8 +18,8 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, final, get_args
 
 import torch
@@ -29,6 +30,7 @@ from sdekit.errors import ArgumentError, ShapeError
 from sdekit.noise.brownian import Increment
 from sdekit.noise.hashed import Elements, normals, sample_keys
 from sdekit.noise.splitting import halve
+from sdekit.sdes.base import check_parameters, cut_parameters
 from sdekit.solvers.dense import interpolate
 
 if TYPE_CHECKING:
@@ -58,15 +60,19 @@ class Event:
 
     Args:
         function: f(x, t) -> (B,) or (B, 1), with x (B, *) and t float64 (B,). It is called with some of the samples, in
-            their order, wherever one of them has to be looked at.
+            their order, wherever one of them has to be looked at; what differs from sample to sample belongs into
+            `parameters`, therefore.
         direction: "up": from below zero to zero or above; "down": the other way; "any": both. A sample that starts at
             zero has crossed nothing yet.
         tolerance: of the time of the crossing, as a part of the whole solve.
+        parameters: tensors of shape (B, …), a row for each sample: given to `function` by name, and cut with the batch.
+            Not compared where two events are.
     """
 
-    function: Callable[[Tensor, Tensor], Tensor]
+    function: Callable[..., Tensor]
     direction: Direction = "any"
     tolerance: float = 1e-8
+    parameters: Mapping[str, Tensor] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not callable(self.function):
@@ -75,13 +81,29 @@ class Event:
             raise ArgumentError(f"event_direction must be 'any', 'up' or 'down', got {self.direction!r}.")
         if not check_positive("event_tolerance", self.tolerance) < 1:
             raise ArgumentError(f"event_tolerance is a part of the whole solve, below 1; got {self.tolerance!r}.")
+        check_parameters(self.parameters)
+
+    def rows(self, which: slice | Tensor, batch: int) -> Event:
+        """The event of some samples of a batch, a slice or their indices, int64 (A,).
+
+        Raises:
+            ShapeError: if a parameter has not a row for each of the batch.
+        """
+        if not self.parameters:
+            return self
+        return replace(self, parameters=cut_parameters(self.parameters, which, (batch,)))
 
     def value(self, x: Tensor, t: Tensor) -> Tensor:
         """f of some samples, float64 (A,) on the CPU; NaN where the state is no number."""
         rows = x.shape[0]
-        g = self.function(x, t.to(x.device))
+        g = self.function(x, t.to(x.device), **(self.parameters or {}))
         if not isinstance(g, Tensor):
             raise ArgumentError(f"the event must return a tensor, got {type(g).__name__}.")
+        if not g.is_floating_point():
+            raise ArgumentError(
+                f"the event must return floating-point numbers that change their sign, got {g.dtype}; in place of a "
+                "condition such as x > 1, which is never below zero, return x - 1."
+            )
         if tuple(g.shape) not in ((rows,), (rows, 1)):
             raise ShapeError(
                 f"the event returned a tensor of shape {tuple(g.shape)} for {rows} sample(s); expected ({rows},): one "
@@ -259,7 +281,7 @@ def locate(
     """Where A samples that were on `side` of zero at `start` and have crossed it at `stop`, as x, crossed it.
 
     Args:
-        event: what they cross.
+        event: what they cross, with the parameters of these A.
         side: -1 or 1, (A,).
         start: float64 (A,).
         stop: float64 (A,).
@@ -282,7 +304,7 @@ def locate(
             return x, stop, made
         between = middle[which]
         y = inside.at(which, start[which], between, stop[which])
-        first = event.passed(side[which], event.value(y, between))
+        first = event.passed(side[which], event.rows(which, len(made)).value(y, between))
         inside.keep(which, first)
         made[which] += 1
         on = first.to(x.device)

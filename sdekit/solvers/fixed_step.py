@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from dataclasses import dataclass, replace
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -55,7 +55,13 @@ class HandState:
 
 
 class FixedStepSolver(Solver):
-    """A solver that steps where its grid says. Subclasses make a Stepper; the one loop drives it."""
+    """A solver that steps where its grid says. Subclasses make a Stepper; the one loop drives it.
+
+    Attributes:
+        steps_at_once: how many steps its stepper makes in one where it is let.
+    """
+
+    steps_at_once: ClassVar[int] = 1
 
     @abc.abstractmethod
     def stepper(self, problem: Problem) -> Stepper:
@@ -80,6 +86,7 @@ class FixedStepSolver(Solver):
             resume=resume,
             stop=stop,
             differentiates=self.differentiates,
+            at_once=self.steps_at_once,
         )
 
     def table(self, sde: DiffusionSDE, times: Tensor) -> Table:
@@ -102,7 +109,8 @@ class FixedStepSolver(Solver):
         """The state before the first step, to be moved by `step`."""
         self.check(problem.dynamics)
         dynamics = problem.dynamics.counted()
-        stepper = self.stepper(Problem(dynamics, problem.x, problem.times, problem.noise, problem.last_noise))
+        x = problem.x.detach()
+        stepper = self.stepper(Problem(dynamics, x, problem.times, problem.noise, problem.last_noise))
         return HandState(signed(snapshot(repr(self), stepper, 0, 0), problem), stepper, dynamics)
 
     def step(self, state: HandState) -> HandState:

@@ -2,13 +2,16 @@
 
 It drives a Stepper in strides of several steps, because looking at a state costs as much as a step on a small one. A
 state found non-finite at a stride's end is replayed step by step from the stride's start, to name the step; where the
-noise cannot be drawn again, a stride is one step.
+noise cannot be drawn again, a stride is one step. Under a progress bar strides are as long as is made in a tenth of a
+second or so.
 """
 
 from __future__ import annotations
 
 import bisect
 import re
+import time
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from numbers import Integral
@@ -26,7 +29,9 @@ from sdekit.solvers.solution import Solution, SolveState, first_bad_samples
 __all__ = ["check_same_solve", "run_fixed", "signed", "snapshot"]
 
 _STRIDE = 256
+_LOOK = 0.1  # seconds
 _LONGEST = 300
+_ABSURD = 1e12  # growth of the state, a factor
 _SAME_START = 1e-4  # of its norm; the same draw may round otherwise on another machine
 
 
@@ -84,11 +89,13 @@ def run_fixed(
     resume: SolveState | None = None,
     stop: int | None = None,
     differentiates: bool = False,
+    at_once: int = 1,
 ) -> Solution:
     """Drive the stepper of `make` over the problem's grid, from `resume` and to the end of step `stop` where given.
 
     `name` is the solver's in messages; `solver`, its `repr`, tells whose a saved state is, options included.
-    `differentiates` says that the solver does, so that inference mode must be off.
+    `differentiates` says that the solver does, so that inference mode must be off; `at_once`, how many steps it makes
+    in one.
     """
     dynamics = problem.dynamics.counted()
     steps = len(problem.times) - 1
@@ -99,7 +106,8 @@ def run_fixed(
     if isinstance(last, bool) or not isinstance(last, Integral) or not first <= last <= steps:
         raise ArgumentError(f"stop must be from {first} to {steps} here, got {stop!r}.")
     noise = problem.noise.for_one_solve()
-    stepper = make(Problem(dynamics, problem.x, problem.times, noise, problem.last_noise))
+    # Detached: a graph that the steps do not go into would say that the solution is the start.
+    stepper = make(Problem(dynamics, problem.x.detach(), problem.times, noise, problem.last_noise))
     if resume is not None:
         stepper.restore(resume)
         check_same_solve(resume, signed(resume, problem))
@@ -111,15 +119,16 @@ def run_fixed(
     replayable = stepper.replayable or noise.rewindable
     each = observers.callback is not None or not replayable
     stopped = False
-    k = first
+    k, stride = first, at_once if observers.progress else _STRIDE
     autograd = dynamics.needs_autograd or differentiates
     guard = torch.no_grad if autograd else torch.inference_mode
     with progress_bar(observers.progress, total=steps, initial=first, name=name) as bar:
         while k < last and not stopped:
             due = bisect.bisect_right(wanted, k)
-            ahead = k + 1 if each else min(last, k + _STRIDE, *wanted[due : due + 1])
+            ahead = k + 1 if each else min(last, k + stride, *wanted[due : due + 1])
             begin = None if ahead == k + 1 else snapshot(solver, stepper, k, dynamics.counter.calls)
             rewind = None if ahead == k + 1 else noise.mark()
+            began = time.perf_counter()
             with guard():
                 stepper.advance(k, ahead)
                 finite = is_finite(stepper.x)
@@ -129,6 +138,9 @@ def run_fixed(
                 raise _non_finite(name, stepper, begin, k, ahead, autograd)
             k = ahead
             bar.update(k - bar.n)
+            if observers.progress:
+                quick = time.perf_counter() - began < _LOOK
+                stride = min(2 * stride, _STRIDE) if quick else max(stride // 2, at_once)
             if observers.callback is not None:
                 info = StepInfo(k, steps, float(problem.times[k]), stepper.x)
                 with torch.no_grad():
@@ -137,6 +149,8 @@ def run_fixed(
             if wanted[due : due + 1] == [k]:
                 kept.append(stepper.x.clone())
 
+    if dynamics.model is None:
+        _warn_of_growth(name, problem.x, stepper.x)
     state = snapshot(solver, stepper, k, dynamics.counter.calls)
     if k < steps or resume is not None:  # a whole solve need not pay for what tells where it can go on
         state = signed(state, problem)
@@ -151,6 +165,21 @@ def run_fixed(
         stats={"steps": k},
         state=state,
     )
+
+
+def _warn_of_growth(name: str, start: Tensor, end: Tensor) -> None:
+    """Say so where the state has grown as few equations do, and explicit steps that are too long for theirs do."""
+    if not end.numel():
+        return
+    was, now = max(1.0, float(start.detach().abs().max())), float(end.abs().max())
+    if now > _ABSURD * was:
+        warnings.warn(
+            f"solver {name!r} ended with a state of size {now:.3g}, from one of {was:.3g}. If the equation does not "
+            "grow so, its drift is stiff for these steps: take more of them, 'drift_implicit', 'skencarp' or "
+            "'adaptive:NAME' with rtol.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 def _steps_to_keep(observers: Observers, times: Tensor) -> Tensor:

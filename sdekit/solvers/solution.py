@@ -79,7 +79,8 @@ class Solution:
             solver; "event" where some sample has stopped at an event and none has failed (`stats["status"]` tells).
         times: the grid that was used, float64 (N + 1,); for an adaptive solver its first and last time.
         trajectory: the states at `trajectory_times`, (K, B, *), if a trajectory was asked for.
-        trajectory_times: float64 (K,).
+        trajectory_times: float64 (K,); or (K, B) where every step of an adaptive solve was kept, as each sample has its
+            own. A sample that has fewer than others stays where it ended.
         stats: what the solver counted besides (rejected steps, …).
         state: what `resume=` takes, for a fixed-step solver.
         event_times: where each sample stopped at the event asked for, float64 (B,), NaN for those that did not.

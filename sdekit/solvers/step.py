@@ -17,9 +17,11 @@ from sdekit.solvers.fixed_step import FixedStepSolver
 from sdekit.solvers.solution import SolveState
 
 __all__ = [
+    "GridStepper",
     "StepSolver",
     "StepStepper",
     "apply_diffusion",
+    "beside",
     "ends_at_zero",
     "euler_step",
     "length",
@@ -58,10 +60,23 @@ def length(h: float | Tensor) -> float | Tensor:
     return h.abs() if isinstance(h, Tensor) else abs(h)
 
 
+def beside(h: float | Tensor, w: Tensor) -> float | Tensor:
+    """h as it broadcasts against noise: where it is (B, 1, …, 1) beside x, and the noise (B, m), it is (B, 1)."""
+    return h.reshape(-1, *([1] * (w.ndim - 1))) if isinstance(h, Tensor) else h
+
+
 def euler_step(dynamics: Dynamics, x: Tensor, t: Tensor, h: float | Tensor, noise: Increment | None) -> Tensor:
     """x + f h + g W: Euler's step, or Euler-Maruyama's."""
     y = moved(x, dynamics.drift(x, t), h)
-    return y if noise is None else y.add_(apply_diffusion(dynamics, dynamics.diffusion(x, t), noise.W, x))
+    if noise is None:
+        return y
+    g = dynamics.diffusion(x, t)
+    if dynamics.noise_dim is not None:
+        return y.add_(apply_diffusion(dynamics, g, noise.W, x))
+    # As the steps in place round, so that a solve with gradients has the bits of one without.
+    if dynamics.constant_diffusion is not None and not g.requires_grad:
+        return torch.add(y, noise.W, alpha=dynamics.constant_diffusion)
+    return torch.addcmul(y, g, noise.W)
 
 
 def ends_at_zero(dynamics: Dynamics, t: float) -> bool:
@@ -102,24 +117,24 @@ class StepSolver(FixedStepSolver):
         return StepStepper(self, problem)
 
 
-@final
-class StepStepper(Stepper):
-    """Applies a step formula along the grid."""
+class GridStepper(Stepper):
+    """What the steppers of one-step methods share: a state of their own, and the noise of the steps of a grid.
 
-    def __init__(self, solver: StepSolver, problem: Problem) -> None:
+    areas: as of a `StepSolver`.
+    """
+
+    def __init__(self, problem: Problem, areas: int = 0) -> None:
         self.times = problem.times
-        self._solver, self._dynamics = solver, problem.dynamics
+        self._dynamics = problem.dynamics
         self._x = problem.x.clone()
         self._clock = problem.times.to(problem.x.device)
         self._steps: list[float] = problem.times.diff().tolist()
-        zero = solver.evaluates_after_start and ends_at_zero(problem.dynamics, float(problem.times[-1]))
-        self._euler = len(self._steps) - 1 if zero else len(self._steps)
         self._stream: BrownianStream | None = None
         if problem.dynamics.stochastic:
             self._stream = problem.noise.brownian(
                 problem.dynamics.noise_shape(problem.x.shape),
                 problem.times,
-                areas=solver.areas,
+                areas=areas,
                 dtype=problem.x.dtype,
                 device=problem.x.device,
                 last_noise=problem.last_noise,
@@ -140,17 +155,9 @@ class StepStepper(Stepper):
             raise ArgumentError(f"{self._dynamics!r} is an ODE: it takes no noise.")
         return self._stream
 
-    def advance(self, start: int, stop: int) -> None:
-        formula, dynamics, stream = self._solver.step_formula, self._dynamics, self._stream
-        clock = self._clock[start : stop + 1].unbind(0)
-        x = self._x
-        for t, s, h in zip(clock[: self._euler - start], clock[1:], self._steps[start:stop], strict=False):
-            x = formula(dynamics, x, t, s, h, None if stream is None else stream.next())
-        if stop > self._euler:
-            noise = None if stream is None else stream.next()
-            x = euler_step(dynamics, x, clock[-2], self._steps[-1], noise)
-        # Copied, not kept: a callback may write into it, which a tensor made in inference mode does not allow.
-        self._x.copy_(x)
+    def draw(self) -> Increment | None:
+        """The noise of the next step; None for an ODE."""
+        return None if self._stream is None else self._stream.next()
 
     def registers(self) -> dict[str, Tensor]:
         return {}
@@ -166,3 +173,25 @@ class StepStepper(Stepper):
     @property
     def replayable(self) -> bool:
         return self._stream is None or self._stream.seekable
+
+
+@final
+class StepStepper(GridStepper):
+    """Applies a step formula along the grid."""
+
+    def __init__(self, solver: StepSolver, problem: Problem) -> None:
+        super().__init__(problem, solver.areas)
+        self._solver = solver
+        zero = solver.evaluates_after_start and ends_at_zero(problem.dynamics, float(problem.times[-1]))
+        self._euler = len(self._steps) - 1 if zero else len(self._steps)
+
+    def advance(self, start: int, stop: int) -> None:
+        formula, dynamics = self._solver.step_formula, self._dynamics
+        clock = self._clock[start : stop + 1].unbind(0)
+        x = self._x
+        for t, s, h in zip(clock[: self._euler - start], clock[1:], self._steps[start:stop], strict=False):
+            x = formula(dynamics, x, t, s, h, self.draw())
+        if stop > self._euler:
+            x = euler_step(dynamics, x, clock[-2], self._steps[-1], self.draw())
+        # Copied, not kept: a callback may write into it, which a tensor made in inference mode does not allow.
+        self._x.copy_(x)

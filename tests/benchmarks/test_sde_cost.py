@@ -72,6 +72,12 @@ def contenders(shape: tuple[int, ...], steps: int, compiled: bool) -> dict[str, 
         "euler_maruyama, BrownianPath(cells=N)": lambda: ours(
             x, steps, noise=sk.BrownianPath(seed=0, shape=shape, cells=steps)
         ),
+        "euler_maruyama, BrownianPath(cells=N/8)": lambda: ours(
+            x, steps, noise=sk.BrownianPath(seed=0, shape=shape, cells=steps // 8)
+        ),
+        "euler_maruyama, BrownianPath off its cuts": lambda: ours(
+            x, steps, noise=sk.BrownianPath(seed=0, shape=shape, cells=3)
+        ),
         "shark, seed": lambda: ours(x, steps, solver="shark", seed=0),
         "torchsde euler": lambda: torchsde_euler(x, steps),
     }

@@ -37,7 +37,6 @@ __all__ = ["Finding", "Verification", "verify"]
 _SHORT = 0.25
 _RIGHT = 0.05
 _LOOSE = 0.05  # the tolerance at which steps by tolerance are tried for finiteness
-_OF_MODELS = ("Gaussian", "mixture", "Gaussian and mixture", "one Brownian path")
 _SLOW_COUNTS = (16, 32, 64)  # for solvers that take a millisecond a step
 
 
@@ -116,15 +115,13 @@ class Verification:
 
 
 def _measured(findings: Sequence[Finding]) -> str:
-    """In a summary; on other problems than the diffusion models', with the problem, and the check where it changes."""
-    said, check_ = [], ""
+    """In a summary: each with its problem, and with the check, and the order that was declared, where these change."""
+    said, before = [], ""
     for finding in findings:
-        if finding.on in _OF_MODELS:
-            said.append(finding.measured)
-            continue
-        named = "" if finding.check == check_ else f"{finding.check}: "
+        check_ = f"{finding.check} {finding.declared}" if finding.check.endswith("order") else finding.check
+        named = "" if check_ == before else f"{check_}: "
         said.append(f"{named}{finding.on} {finding.measured}")
-        check_ = finding.check
+        before = check_
     return "; ".join(said)
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdekit.errors import ArgumentError, UnsupportedError
-from sdekit.interop.torchsde.forward import integrate, open_call
+from sdekit.errors import UnsupportedError
+from sdekit.interop.torchsde.forward import open_call, refuse_unused
+from sdekit.solvers.sde.reversible_heun import ReversibleHeun
 
 __all__ = ["sdeint_adjoint"]
 
@@ -42,11 +43,13 @@ def sdeint_adjoint(
 ) -> Any:
     """torchsde's `sdeint_adjoint`: as `sdeint`, with memory for about 2 sqrt(N) of N steps instead of all of them.
 
-    The gradient is that of the steps themselves, as backpropagation through `sdeint` gives it, to rounding: the forward
-    pass keeps the state at every sqrt(N)-th step, and the backward pass makes the steps between them again on the same
-    noise (checkpointing). torchsde solves a backward SDE instead, whose gradient has an error of its own; it is exact
-    there for reversible_heun alone. So every method serves, with its own gradient, at one more forward pass, and
-    `adjoint_method` and its kin have nothing to choose: given values that are not the defaults they are refused.
+    The gradient is that of the steps themselves, as backpropagation through `sdeint` gives it: the forward pass keeps
+    the state at every sqrt(N)-th step, and the backward pass makes the steps between them again on the same noise
+    (checkpointing), at one more forward pass. 'reversible_heun' keeps nothing but its end, and undoes its steps one by
+    one (see `gradient=` of `sdekit.solve`). torchsde solves a backward SDE instead, whose gradient has an error of its
+    own except for reversible_heun. So every method serves, with its own gradient, and `adjoint_method` and its kin have
+    nothing to choose: where they would have changed torchsde's result they are refused. Second derivatives are to be
+    had from `sdeint`; and 'reversible_heun' with `extra` or `extra_solver_state` keeps the graph of all steps.
 
     Args:
         sde: as in `sdeint`, and likewise y0, ts, bm, method, dt, options, names, logqp, extra and extra_solver_state.
@@ -56,12 +59,13 @@ def sdeint_adjoint(
         method: torchsde's name, or None.
         adjoint_method: None, or "adjoint_reversible_heun" beside method="reversible_heun".
         dt: the step.
-        adaptive, adjoint_adaptive: False.
-        rtol, atol, dt_min: for adaptive steps: not used.
-        adjoint_rtol, adjoint_atol: their defaults.
+        adaptive, rtol, atol, dt_min: as in `sdeint`; the gradient is that of the steps chosen.
+        adjoint_adaptive: False.
+        adjoint_rtol, adjoint_atol: of adjoint_adaptive; not used.
         options: of the method.
         adjoint_options: none.
-        adjoint_params: None, or tensors among which are all parameters of `sde` that require a gradient.
+        adjoint_params: tensors that `sde` depends on, all of its parameters that require a gradient among them; most
+            are found where this is None, and an error in the backward pass tells of one that is not.
         names: of the object's methods.
         logqp: whether the log-ratio is returned.
         extra: whether the method's own state is.
@@ -71,24 +75,30 @@ def sdeint_adjoint(
 
     Raises: as `sdeint`.
     """
-    if unused:
-        raise ArgumentError(f"sdeint_adjoint has no argument {', '.join(map(repr, sorted(unused)))}.")
-    if adaptive or adjoint_adaptive:
-        raise UnsupportedError("sdeint_adjoint takes fixed steps: adaptive=True gives no gradients here.")
-    if (rtol, atol, dt_min) != (1e-5, 1e-4, 1e-5):
-        raise UnsupportedError("rtol, atol and dt_min go with adaptive=True, which gives no gradients here.")
-    if (adjoint_rtol, adjoint_atol) != (1e-5, 1e-4) or adjoint_options:
-        raise UnsupportedError(f"adjoint_rtol, adjoint_atol and adjoint_options have no meaning: {_BACKWARD}.")
+    refuse_unused("sdeint_adjoint", unused)
+    if adjoint_adaptive or adjoint_options:
+        raise UnsupportedError(f"adjoint_adaptive and adjoint_options have no meaning: {_BACKWARD}. Leave them out.")
     pair = ("reversible_heun", "adjoint_reversible_heun")
     if adjoint_method is not None and (method, adjoint_method) != pair:
         raise UnsupportedError(f"adjoint_method={adjoint_method!r} has no meaning: {_BACKWARD}. Leave it out.")
+    parameters = [p for p in adjoint_params or () if p.requires_grad]
     if adjoint_params is not None and isinstance(sde, torch.nn.Module):
-        given = {id(p) for p in adjoint_params}
+        given = {id(p) for p in parameters}
         if any(p.requires_grad and id(p) not in given for p in sde.parameters()):
             raise UnsupportedError(
                 "adjoint_params leaves parameters of sde out that require a gradient, and they would be given one; "
                 "call .requires_grad_(False) on those."
             )
-    call = open_call(sde, y0, ts, bm, method, dt, options, names, logqp)
-    ys, last = integrate(call, extra_solver_state, save_memory=torch.is_grad_enabled())
+    call = open_call(sde, y0, ts, bm, method, dt, options, names, logqp, extra_solver_state)
+    run, outputs = call.run, None
+    if adaptive:
+        chosen = call.adapted(rtol, atol, dt_min)
+        if not call.learns():
+            return call.returned(chosen.values, chosen.extra if extra else None)
+        run, outputs = chosen.run, chosen.outputs
+    outputs = outputs or call.outputs()
+    if not torch.is_grad_enabled() or (isinstance(run.method, ReversibleHeun) and (extra or run.extra)):
+        ys, last = run.values(outputs)
+    else:
+        ys, last = run.values_in_little_memory(outputs, parameters), ()
     return call.returned(ys, last if extra else None)

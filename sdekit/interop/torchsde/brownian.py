@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sdekit.errors import ArgumentError, ShapeError, UnsupportedError
 from sdekit.noise import BrownianPath, BrownianStream, Increment, NoiseSource, NoiseStream, Purpose
+from sdekit.noise.asked_stream import AskedStream
 
 __all__ = ["TorchsdeNoise", "as_torchsde_brownian", "is_torchsde_brownian"]
 
@@ -80,54 +81,32 @@ class TorchsdeNoise(NoiseSource):
                 "this method needs the space-time Levy area; make the Brownian motion with "
                 "levy_area_approximation='space-time'."
             )
-        return _Queries(self._bm, self._rows, times.tolist(), areas, dtype, device, last_noise)
+        return AskedStream(
+            lambda t, s: self._increment(t, s, areas),
+            shape,
+            times,
+            areas=areas,
+            dtype=dtype,
+            device=device,
+            last_noise=last_noise,
+        )
 
-    def part(self, start: int, stop: int, total: int) -> TorchsdeNoise:
-        first = 0 if self._rows is None else self._rows.start
-        return TorchsdeNoise(self._bm, slice(first + start, first + stop))
-
-
-@final
-class _Queries(BrownianStream):
-    """W, and H where it is asked for, of one step after the other."""
-
-    seekable = True
-
-    def __init__(
-        self,
-        bm: Any,
-        rows: slice | None,
-        times: list[float],
-        areas: int,
-        dtype: torch.dtype,
-        device: torch.device,
-        last_noise: bool,
-    ) -> None:
-        self._bm, self._rows, self._times, self._areas = bm, rows, times, areas
-        self._dtype, self._device, self._last_noise = dtype, device, last_noise
-
-    def next(self) -> Increment:
-        t, s = self._times[self.position : self.position + 2]
-        self.position += 1
+    def _increment(self, t: float, s: float, areas: int) -> Increment:
+        """W, and H where it is asked for, from t to s."""
         low, high = min(t, s), max(t, s)
-        if self._areas:
+        if areas:
             w, u = self._bm(low, high, return_U=True)
             found = Increment(self._mine(w), self._mine(u / (high - low) - 0.5 * w))
         else:
             found = Increment(self._mine(self._bm(low, high)))
-        if not self._last_noise and self.position == len(self._times) - 1:
-            return Increment(*[torch.zeros_like(value) for value in found.values()])
         return found if t < s else -found
 
     def _mine(self, value: Tensor) -> Tensor:
-        rows = value if self._rows is None else value[self._rows]
-        return rows.to(device=self._device, dtype=self._dtype)
+        return value if self._rows is None else value[self._rows]
 
-    def ahead(self, count: int) -> Increment:
-        return Increment(*[value[None].clone() for value in self.next().values()])
-
-    def seek(self, position: int) -> None:
-        self.position = position
+    def part(self, start: int, stop: int, total: int) -> TorchsdeNoise:
+        first = 0 if self._rows is None else self._rows.start
+        return TorchsdeNoise(self._bm, slice(first + start, first + stop))
 
 
 def as_torchsde_brownian(path: BrownianPath) -> Any:

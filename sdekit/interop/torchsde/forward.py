@@ -13,20 +13,16 @@ from torch import Tensor
 from sdekit._tensors import as_list, check_number, check_positive, check_state
 from sdekit.dynamics import ForwardSDE
 from sdekit.errors import ArgumentError, ShapeError, UnsupportedError
+from sdekit.interop.torchsde.adaptive import Chosen, Tolerances, choose_steps
 from sdekit.interop.torchsde.brownian import TorchsdeNoise
 from sdekit.interop.torchsde.logqp import WithLogRatio
 from sdekit.interop.torchsde.methods import choose
-from sdekit.interop.torchsde.steps import Outputs, grid, run
+from sdekit.interop.torchsde.steps import Extra, Outputs, Run, grid
 from sdekit.noise import BrownianPath, KeyedNoise, NoiseSource
-from sdekit.sampling import solve
 from sdekit.sdes import AbstractSDE, TorchsdeStyle
-from sdekit.solvers.adaptive import Adaptive
-from sdekit.solvers.embedded import EmbeddedSolver
-from sdekit.solvers.step import StepSolver
+from sdekit.solvers.sde.reversible_heun import ReversibleHeun
 
-__all__ = ["Call", "integrate", "open_call", "sdeint"]
-
-Extra = tuple[Tensor, ...]
+__all__ = ["Call", "open_call", "refuse_unused", "sdeint"]
 
 
 def sdeint(
@@ -55,10 +51,12 @@ def sdeint(
 
     - 'milstein' with scalar noise takes the derivative of g along g; torchsde takes the transposed Jacobian, which is
       another number unless each g_i is a function of y_i alone (or the Jacobian is symmetric).
-    - adaptive=True is sdekit's adaptive solver: each sample has steps of its own, rejected ones are bridged on one
-      path, and times are landed on. For 'euler' with additive noise, 'heun', 'midpoint' and 'srk'; without gradients.
+    - adaptive=True chooses torchsde's steps, one length for the whole batch (`sdekit.solve` gives each sample its
+      own), but cuts them to end at the times ts. 'euler' is refused where the noise is not additive, since it need not
+      converge to the solution then; a step that ends in NaN is tried again, shorter. The lengths are constants for the
+      gradient.
     - A state that becomes NaN or infinite is an error.
-    - 'log_ode', options and arguments that mean nothing here are refused by name.
+    - 'log_ode', options and arguments that torchsde does not know are refused by name.
 
     Args:
         sde: an object with `f`, `g`, `noise_type` and `sde_type` (see `sdekit.sdes.TorchsdeStyle`).
@@ -71,7 +69,7 @@ def sdeint(
         dt: the step; the last one is cut to end at ts[-1]. The first one, if adaptive.
         adaptive: whether steps are chosen by rtol and atol.
         rtol, atol: tolerances of a step, if adaptive.
-        dt_min: the least step, if adaptive; a sample that needs a shorter one is an error.
+        dt_min: the least step, if adaptive; a warning says that it was reached.
         options: {"grad_free": True} for a Milstein without derivatives.
         names: the object's own names for its methods, {"drift": "h"} and so on.
         logqp: also return the log-ratio of the path measures of `f` and the prior drift `h` over each interval of ts.
@@ -86,28 +84,59 @@ def sdeint(
             is not there.
         NonFiniteError: if a state becomes NaN or infinite.
     """
-    _refuse_unused("sdeint", unused)
-    call = open_call(sde, y0, ts, bm, method, dt, options, names, logqp)
+    refuse_unused("sdeint", unused)
+    call = open_call(sde, y0, ts, bm, method, dt, options, names, logqp, extra_solver_state)
     if adaptive:
-        ys, last = _adaptive(call, rtol, atol, dt_min, extra_solver_state), Extra()
+        chosen = call.adapted(rtol, atol, dt_min)
+        ys, last = chosen.run.values(chosen.outputs) if call.learns() else (chosen.values, chosen.extra)
     else:
-        ys, last = integrate(call, extra_solver_state, save_memory=False)
+        ys, last = call.run.values(call.outputs())
     return call.returned(ys, last if extra else None)
 
 
 @final
 @dataclass(frozen=True)
 class Call:
-    """The arguments of one call, checked."""
+    """The arguments of one call, checked.
 
-    sde: AbstractSDE
-    y0: Tensor
+    Attributes:
+        run: what is solved.
+        ts: the times asked for.
+        dt: the step.
+        logqp: whether the last component is the log-ratio.
+    """
+
+    run: Run
     ts: Tensor
     dt: float
-    method: str
-    solver: StepSolver | None
-    noise: NoiseSource
     logqp: bool
+
+    def outputs(self) -> Outputs:
+        """The values asked for, in steps of dt."""
+        noise = self.run.noise
+        # Nearer times than that are one to a path.
+        least = 2 * noise.quantum if isinstance(noise, BrownianPath) else 0.0
+        return Outputs(self.ts, grid(self.ts, self.dt, least))
+
+    def adapted(self, rtol: float, atol: float, dt_min: float) -> Chosen:
+        """The solve with its steps chosen.
+
+        Raises:
+            UnsupportedError: for 'euler' with noise that is not additive.
+        """
+        if self.run.name == "euler" and self.run.dynamics.noise != "additive":
+            raise UnsupportedError(
+                "'euler' with adaptive=True and noise that is not additive need not converge to the Ito solution: "
+                "steps chosen by the noise lean it towards another. Take 'srk' or 'milstein', or fixed steps."
+            )
+        return choose_steps(self.run, self.ts, Tolerances(rtol, atol, self.dt, dt_min))
+
+    def learns(self) -> bool:
+        """Whether anything that the solve is made of requires a gradient, which is recorded."""
+        if not torch.is_grad_enabled():
+            return False
+        probe = self.run.steps(self.ts[[0, -1]].double()).probe()
+        return any(value.requires_grad for value in (self.run.y0, *probe, *self.run.extra))
 
     def returned(self, ys: Tensor, extra: Extra | None) -> Any:
         """What torchsde returns of the values at ts."""
@@ -129,6 +158,7 @@ def open_call(
     options: Mapping[str, Any] | None,
     names: Mapping[str, str] | None,
     logqp: bool,
+    extra: Sequence[Tensor] | None,
 ) -> Call:
     """The arguments that both calls have, checked before the first step."""
     y0 = check_state("y0", y0)
@@ -147,45 +177,10 @@ def open_call(
         y0 = torch.cat([y0, torch.zeros_like(y0[:, :1])], dim=1)
     name, solver = choose(method, opened.noise, opened.calculus, options)
     step = check_positive("dt", dt.item() if isinstance(dt, Tensor) else dt)
-    return Call(opened, y0, times, step, name, solver, _noise(bm), logqp)
-
-
-def integrate(call: Call, extra: Sequence[Tensor] | None, *, save_memory: bool) -> tuple[Tensor, Extra]:
-    """Steps of dt: the values at ts, and the method's own state at the end."""
     own = tuple(extra or ())
-    if own and call.solver is not None:
-        raise UnsupportedError(f"{call.method!r} keeps no state of its own; leave extra_solver_state out.")
-    steps = grid(call.ts, call.dt)
-    outputs = Outputs(call.ts, steps)
-    dynamics = ForwardSDE(call.sde)
-    return run(call.solver, call.method, dynamics, call.y0, steps, outputs, call.noise, own, save_memory=save_memory)
-
-
-def _adaptive(call: Call, rtol: float, atol: float, dt_min: float, extra: Sequence[Tensor] | None) -> Tensor:
-    if extra:
-        raise UnsupportedError("adaptive=True keeps no state of its own; leave extra_solver_state out.")
-    if not isinstance(call.solver, EmbeddedSolver):
-        raise UnsupportedError(
-            f"{call.method!r} has no error estimate of its own; with adaptive=True take 'srk', 'heun' or 'midpoint'."
-        )
-    original = getattr(call.sde, "original", None)
-    while isinstance(original, AbstractSDE):
-        original = getattr(original, "original", None)
-    learned = isinstance(original, torch.nn.Module) and any(p.requires_grad for p in original.parameters())
-    if torch.is_grad_enabled() and (call.y0.requires_grad or learned):
-        raise UnsupportedError("adaptive=True gives no gradients; call it under torch.no_grad(), or take fixed steps.")
-    span = float(call.ts[-1]) - float(call.ts[0])
-    solver = Adaptive(call.solver, rtol, atol, min(call.dt, span), check_number("dt_min", dt_min))
-    out = solve(call.sde, call.y0, t0=float(call.ts[0]), t1=float(call.ts[-1]), solver=solver,
-                save_at=call.ts.double(), noise=call.noise)  # fmt: skip
-    if out.status == "min_step":
-        raise ArgumentError(
-            f"a sample needs steps shorter than dt_min = {dt_min:g} at rtol = {rtol:g}, atol = {atol:g}; give a "
-            "smaller dt_min or larger tolerances."
-        )
-    if out.trajectory is None or len(out.trajectory) != len(call.ts):
-        raise ArgumentError(f"the adaptive solve ended early, with status {out.status!r}.")
-    return out.trajectory
+    if own and not isinstance(solver, ReversibleHeun):
+        raise UnsupportedError(f"{name!r} keeps no state of its own; leave extra_solver_state out.")
+    return Call(Run(solver, name, ForwardSDE(opened), y0, _noise(bm), own), times, step, logqp)
 
 
 def _times(ts: Tensor | Sequence[float], y0: Tensor) -> Tensor:
@@ -209,6 +204,6 @@ def _noise(bm: Any) -> NoiseSource:
     return bm if isinstance(bm, BrownianPath) else TorchsdeNoise(bm)
 
 
-def _refuse_unused(name: str, unused: Mapping[str, Any]) -> None:
+def refuse_unused(name: str, unused: Mapping[str, Any]) -> None:
     if unused:
         raise ArgumentError(f"{name} has no argument {', '.join(map(repr, sorted(unused)))}.")

@@ -17,6 +17,7 @@ from sdekit.solvers.sde.diagonal import ItoRungeKutta, ItoTableau
 from sdekit.solvers.sde.euler_maruyama import EulerMaruyama
 from sdekit.solvers.sde.heun import EulerHeun, StochasticHeun, StochasticMidpoint
 from sdekit.solvers.sde.milstein import Milstein, MilsteinFree
+from sdekit.solvers.sde.reversible_heun import ReversibleHeun
 from sdekit.solvers.step import StepSolver, moved, square_root
 
 __all__ = ["SRIW2", "MilsteinOneSided", "choose"]
@@ -105,8 +106,8 @@ class MilsteinOneSided(StepSolver):
 
 def choose(
     method: str | None, noise: NoiseKind, calculus: Calculus, options: Mapping[str, Any] | None
-) -> tuple[str, StepSolver | None]:
-    """The name of torchsde's method, its default where None, and its step; None for reversible_heun, which keeps more.
+) -> tuple[str, StepSolver | ReversibleHeun]:
+    """The name of torchsde's method, its default where None, and its steps.
 
     Raises:
         UnknownNameError: for a name that torchsde does not have.
@@ -135,17 +136,18 @@ def choose(
     return method, _step(method, noise, calculus, free=bool(free))
 
 
-def _step(method: str, noise: NoiseKind, calculus: Calculus, *, free: bool) -> StepSolver | None:
+def _step(method: str, noise: NoiseKind, calculus: Calculus, *, free: bool) -> StepSolver | ReversibleHeun:
     if method == "milstein":
         if not free or noise == "additive":
             return Milstein()
         return MilsteinFree() if calculus == "ito" else MilsteinOneSided()
     if method == "srk":
         return SRA1() if noise == "additive" else SRIW2()
-    others: dict[str, type[StepSolver]] = {
+    others: dict[str, type[StepSolver | ReversibleHeun]] = {
         "euler": EulerMaruyama,
         "midpoint": StochasticMidpoint,
         "heun": StochasticHeun,
         "euler_heun": EulerHeun,
+        "reversible_heun": ReversibleHeun,
     }
-    return others[method]() if method in others else None
+    return others[method]()

@@ -5,56 +5,74 @@ The steps are made in the open, under autograd wherever the caller is, as torchs
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from sdekit._tensors import is_finite
 from sdekit.dynamics import Dynamics
-from sdekit.errors import ArgumentError, NonFiniteError, ShapeError
-from sdekit.noise import BrownianStream, Increment, NoiseSource
-from sdekit.solvers.sde.reversible_heun import ReversibleState, first_state, forward_step
-from sdekit.solvers.solution import first_bad_samples
+from sdekit.errors import ArgumentError, NonFiniteError, ShapeError, UnsupportedError
+from sdekit.noise import NoiseSource
+from sdekit.solvers.base import Problem
+from sdekit.solvers.gradients.checkpoints import go_by_segments
+from sdekit.solvers.gradients.reversible import go_reversibly
+from sdekit.solvers.gradients.steps import State, Steps
+from sdekit.solvers.sde.reversible_heun import ReversibleHeun
 from sdekit.solvers.step import StepSolver
 
-__all__ = ["Outputs", "grid", "run"]
+__all__ = ["Extra", "Method", "Outputs", "Run", "grid", "number_of"]
+
+Extra = tuple[Tensor, ...]
+Method = StepSolver | ReversibleHeun
 
 _MOST = 100_000_000
 
 
-def grid(ts: Tensor, dt: float) -> Tensor:
-    """The times of the steps, float64: from ts[0] by dt, added in the dtype of ts as torchsde does, to ts[-1]."""
-    number: Any = np.float32 if ts.dtype == torch.float32 else np.float64
+def number_of(ts: Tensor) -> Any:
+    """The type of numbers in which torchsde adds up these times."""
+    return np.float32 if ts.dtype == torch.float32 else np.float64
+
+
+def grid(ts: Tensor, dt: float, least: float = 0.0) -> Tensor:
+    """The times of the steps, float64: from ts[0] by dt, added in the dtype of ts as torchsde does, to ts[-1].
+
+    least: a last step as short, which rounding leaves, is made with the one before it.
+    """
+    number = number_of(ts)
     t, step, end = number(float(ts[0])), number(dt), number(float(ts[-1]))
     if not t + step > t or (end - t) / step > _MOST:
         raise ArgumentError(f"dt = {dt:g} is too short for times from {float(t):g} to {float(end):g} in {ts.dtype}.")
     times = [float(t)]
     while t < end:
-        t = min(t + step, end)
+        t = t + step if end - (t + step) > least else end
         times.append(float(t))
     return torch.tensor(times, dtype=torch.float64, device="cpu")
 
 
 @final
 class Outputs:
-    """The values at the times asked for, from the two steps' ends around each."""
+    """The values at the times asked for, from the two steps' ends around each.
+
+    Args:
+        ts: the times asked for.
+        times: the grid, float64 (N + 1,).
+    """
 
     def __init__(self, ts: Tensor, times: Tensor) -> None:
-        self._asked = ts.tolist()
-        self._times = times.tolist()
+        self.times = times
+        self._asked, self._ends = ts.tolist(), times.tolist()
         self._after = torch.searchsorted(times, ts.to("cpu", torch.float64)).tolist()
-        self.wanted = {k for i in self._after for k in (i - 1, i) if k >= 0}
+        self.wanted = sorted({k for i in self._after for k in (i - 1, i) if k >= 0})
 
     def values(self, states: dict[int, Tensor]) -> Tensor:
-        """(T, B, d), from the states at the ends of the steps `wanted`."""
+        """(T, B, d), from the states at the places `wanted` of the grid; of places that are asked for, from theirs."""
         found = []
         for t, k in zip(self._asked, self._after, strict=True):
-            low, high = self._times[max(k - 1, 0)], self._times[k]
+            low, high = self._ends[max(k - 1, 0)], self._ends[k]
             if t == high:
                 found.append(states[k])
             else:
@@ -64,94 +82,92 @@ class Outputs:
 
 @final
 @dataclass(frozen=True)
-class _Steps:
-    """The steps of one solve; `solver` is None for reversible Heun, whose state is four tensors."""
+class Run:
+    """One solve: what is integrated, by what, from where, on what noise.
 
-    solver: StepSolver | None
-    dynamics: Dynamics
-    times: list[float]
-    clock: Tensor
-    stream: BrownianStream
-
-    def segment(self, start: int, stop: int, wanted: list[int], *state: Tensor) -> tuple[Tensor, ...]:
-        """The states at the steps' ends `wanted` (start < k < stop), and after them the whole state at `stop`."""
-        if self.stream.position != start:
-            self.stream.seek(start)
-        kept, graph = [], torch.is_grad_enabled()
-        for k in range(start, stop):
-            noise = self.stream.next()
-            if graph:  # what a graph keeps must not be overwritten by the next draw
-                noise = Increment(*[value.clone() for value in noise.values()])
-            state = self._step(k, noise, state)
-            if k + 1 in wanted:
-                kept.append(state[0])
-        return (*kept, *state)
-
-    def _step(self, k: int, noise: Increment, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        t, s, h = self.clock[k], self.clock[k + 1], self.times[k + 1] - self.times[k]
-        if self.solver is not None:
-            return (self.solver.step_formula(self.dynamics, state[0], t, s, h, noise),)
-        at = forward_step(self.dynamics, ReversibleState(*state), s, h, noise.W)
-        return at.x, at.x_hat, at.f, at.g
-
-
-def run(
-    solver: StepSolver | None,
-    name: str,
-    dynamics: Dynamics,
-    y0: Tensor,
-    times: Tensor,
-    outputs: Outputs,
-    noise: NoiseSource,
-    extra: tuple[Tensor, ...],
-    *,
-    save_memory: bool,
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The values at the outputs' times, and torchsde's extra state (f, g, z) of reversible Heun at the end.
-
-    save_memory: keep no graph but of one segment of about sqrt(N) steps at a time: the segments are made again, on the
-        same noise, by the backward pass.
+    Attributes:
+        method: the steps.
+        name: torchsde's name of them.
+        dynamics: what is integrated.
+        y0: the start, (B, d).
+        noise: the Brownian motion.
+        extra: torchsde's extra state (f, g, z) of reversible Heun to start from, or nothing.
     """
-    areas = 0 if solver is None else solver.areas
-    stream = noise.brownian(dynamics.noise_shape(y0.shape), times, areas=areas, dtype=y0.dtype, device=y0.device)
-    steps = _Steps(solver, dynamics, times.tolist(), times.to(y0.device), stream)
-    state: tuple[Tensor, ...] = (y0,)
-    if solver is None:
-        state = _begin(dynamics, y0, steps.clock[0], extra)
-    count = len(times) - 1
-    size = math.ceil(math.sqrt(count)) if save_memory else count
-    states = {0: y0}
-    for start in range(0, count, size):
-        stop = min(start + size, count)
-        wanted = sorted(k for k in outputs.wanted if start < k < stop)
-        if save_memory:
-            made: Any = checkpoint(
-                steps.segment, start, stop, wanted, *state, use_reentrant=False, preserve_rng_state=False
+
+    method: Method
+    name: str
+    dynamics: Dynamics
+    y0: Tensor
+    noise: NoiseSource
+    extra: Extra = ()
+
+    def steps(self, times: Tensor, x: Tensor | None = None) -> Steps:
+        """The steps of a grid, from y0 or from x."""
+        return Steps(self.method, Problem(self.dynamics, self.y0 if x is None else x, times, self.noise))
+
+    def begin(self, steps: Steps) -> State:
+        """The state at the start: as extra_solver_state (f, g, z) says, or from y0."""
+        if not self.extra:
+            return steps.begin()
+        expected = "extra_solver_state of reversible_heun holds the tensors f, g and z that extra=True returned"
+        if len(self.extra) != 3:
+            raise ArgumentError(f"{expected}; got {len(self.extra)}.")
+        f, g, z = self.extra
+        if f.shape != self.y0.shape or z.shape != self.y0.shape:
+            raise ShapeError(f"{expected}; f and z must have the shape {tuple(self.y0.shape)} of y0.")
+        return self.y0, z, f, g[..., 0] if self.dynamics.noise == "scalar" else g
+
+    def end(self, state: State) -> Extra:
+        """torchsde's extra state of the method."""
+        if not isinstance(self.method, ReversibleHeun):
+            return ()
+        _, z, f, g = state
+        return f, g[..., None] if self.dynamics.noise == "scalar" else g, z
+
+    def values(self, outputs: Outputs) -> tuple[Tensor, Extra]:
+        """The values at the times of the outputs, and the extra state at the end; autograd follows all steps."""
+        steps, states = self.steps(outputs.times), {0: self.y0}
+        state = self.begin(steps)
+        wanted = set(outputs.wanted)
+        with self.named(), steps.noise_from(0):
+            for k in range(steps.count):
+                state = steps.one(state, k)
+                if k + 1 in wanted:
+                    states[k + 1] = state[0]
+        return outputs.values(states), self.end(state)
+
+    def values_in_little_memory(self, outputs: Outputs, parameters: Sequence[Tensor]) -> Tensor:
+        """The values alone, with the steps made again, or undone, as their gradient passes."""
+        places = [place for place in outputs.wanted if place > 0]
+        go = go_reversibly if isinstance(self.method, ReversibleHeun) else go_by_segments
+        with self.named():
+            _, kept = go(self.steps(outputs.times), places, list(parameters), lambda steps: None)
+        values = outputs.values({0: self.y0, **dict(zip(places, kept, strict=True))})
+        once: Tensor = _Once.apply(values)  # type: ignore[no-untyped-call]
+        return once
+
+    @contextmanager
+    def named(self, made: int = 0) -> Iterator[None]:
+        """An error of a step bears torchsde's name of the method, and `made` as the step's number, if given."""
+        try:
+            yield
+        except NonFiniteError as error:
+            step = made or error.step
+            raise NonFiniteError(f"torchsde {self.name}", step, error.time, error.samples) from None
+
+
+@final
+class _Once(torch.autograd.Function):
+    """The identity, whose gradient has none: the ways of little memory would leave the most of it out unseen."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            raise UnsupportedError(
+                "sdeint_adjoint gives first derivatives alone (create_graph=True was asked for); take sdeint."
             )
-        else:
-            made = steps.segment(start, stop, wanted, *state)
-        states.update(zip(wanted, made, strict=False))
-        state = made[len(wanted) :]
-        states[stop] = state[0]
-        if not is_finite(state[0]):
-            raise NonFiniteError(f"torchsde {name}", stop, steps.times[stop], first_bad_samples(state[0]), start + 1)
-    last = () if solver is not None else _torchsde_extra(dynamics, ReversibleState(*state))
-    return outputs.values(states), last
-
-
-def _begin(dynamics: Dynamics, y0: Tensor, t: Tensor, extra: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Reversible Heun's state at the start: as extra_solver_state (f, g, z) says, or from y0."""
-    if not extra:
-        at = first_state(dynamics, y0, t)
-        return at.x, at.x_hat, at.f, at.g
-    expected = "extra_solver_state of reversible_heun holds the tensors f, g and z that extra=True returned"
-    if len(extra) != 3:
-        raise ArgumentError(f"{expected}; got {len(extra)}.")
-    f, g, z = extra
-    if f.shape != y0.shape or z.shape != y0.shape:
-        raise ShapeError(f"{expected}; f and z must have the shape {tuple(y0.shape)} of y0.")
-    return y0, z, f, g[..., 0] if dynamics.noise == "scalar" else g
-
-
-def _torchsde_extra(dynamics: Dynamics, at: ReversibleState) -> tuple[Tensor, ...]:
-    return at.f, at.g[..., None] if dynamics.noise == "scalar" else at.g, at.x_hat
+        return cotangent

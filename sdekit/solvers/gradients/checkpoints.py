@@ -9,6 +9,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from sdekit.solvers.gradients.once import differentiable_once
 from sdekit.solvers.gradients.parameters import check_known, gradients, inputs_of, tensors_in
 from sdekit.solvers.gradients.steps import State, Steps, detached
 
@@ -56,7 +57,7 @@ class _Segment(torch.autograd.Function):
         return tuple(value.clone() for value in _go(steps, ends, places, tensors[:size]))
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @differentiable_once
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         state, inputs = ctx.saved_tensors[: ctx.size], ctx.saved_tensors[ctx.size :]
         with torch.enable_grad(), torch.random.fork_rng(devices=[]):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sdekit.errors import UnsupportedError
 from sdekit.noise import Increment
+from sdekit.solvers.gradients.once import differentiable_once
 from sdekit.solvers.gradients.parameters import check_known, gradients, inputs_of, tensors_in
 from sdekit.solvers.gradients.steps import State, Steps, detached
 from sdekit.solvers.sde.reversible_heun import ReversibleState, backward_step, forward_step
@@ -68,15 +69,16 @@ class _Reversible(torch.autograd.Function):
                     kept += [state[0].clone()] if k + 1 in places else []
                     moved(1)
         ctx.steps, ctx.places, ctx.size = steps, places, size
-        ctx.save_for_backward(*state, *inputs)
+        # The start is saved too, for what is said of a second derivative.
+        ctx.save_for_backward(*state, *inputs, tensors[0])
         return (state[0].clone(), *kept)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @differentiable_once
     def backward(ctx: Any, of_end: Tensor, *of_kept: Tensor) -> tuple[Tensor | None, ...]:
         steps: Steps = ctx.steps
         saved = ctx.saved_tensors
-        state, inputs = saved[: ctx.size], saved[ctx.size :]
+        state, inputs = saved[: ctx.size], saved[ctx.size : -1]
         cotangents = (of_end, *(torch.zeros_like(value) for value in state[1:]))
         wanted = dict(zip(ctx.places, of_kept, strict=True))
         totals: list[Tensor | None] = [None] * len(inputs)

@@ -12,7 +12,7 @@ from sdekit.errors import ArgumentError
 from sdekit.noise import Increment
 from sdekit.solvers.embedded import EmbeddedSolver, Pair
 from sdekit.solvers.sde.sums import Sum
-from sdekit.solvers.step import length, square_root
+from sdekit.solvers.step import beside, length, square_root
 
 __all__ = ["SOSRI", "SRIW1", "ItoRungeKutta", "ItoTableau"]
 
@@ -102,7 +102,8 @@ class ItoRungeKutta(EmbeddedSolver):
         if noise is None or noise.H is None:
             raise ArgumentError(f"solver {self.name!r} needs W and H of its step.")
         table, w = self.tableau, noise.W
-        span, root = length(h), square_root(h)
+        of_noise = beside(h, w)
+        span, root = length(of_noise), square_root(of_noise)
         chi1, chi2 = (w * w - span) / (2 * root), 0.5 * w + noise.H
         chi3 = w * (w * w / span - 3) / 6
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from sdekit.dynamics import Dynamics
 from sdekit.errors import ArgumentError
 from sdekit.noise import Increment
-from sdekit.solvers.step import StepSolver, apply_diffusion, length, moved, square_root
+from sdekit.solvers.step import StepSolver, apply_diffusion, beside, length, moved, square_root
 
 __all__ = ["DRI1", "few_valued"]
 
@@ -79,8 +79,7 @@ class DRI1(StepSolver):
         if noise is None:
             raise ArgumentError(f"solver {self.name!r} solves SDEs; {dynamics!r} is an ODE.")
         w = noise.W
-        # |h| and its root, as they broadcast against W.
-        span = length(h.reshape(-1, *([1] * (w.ndim - 1))) if isinstance(h, Tensor) else h)
+        span = length(beside(h, w))
         root = square_root(span)
         value, sign = few_valued(w / root)
         i = value * root

@@ -25,11 +25,12 @@ class DriftImplicit(ImplicitSolver, StepSolver):
     Ito; strong order 1/2, and 1 for additive noise; weak order 1, and 2 for additive noise with theta = 1/2. From
     theta = 1/2 on it is stable for stiff drifts at any step, and for one-sided Lipschitz ones that grow faster than
     linearly. theta = 1 (implicit Euler) damps what is stiff at once, and with it the noise; theta = 1/2 does not damp.
-    x_s is found by Newton's method with the exact Jacobian, at two evaluations or more (`newton`).
+    x_s is found by Newton's method (`newton`), at two evaluations or more: a step takes as many as that sample of its
+    batch which needs most.
 
     Args:
         theta: above 0, and at most 1.
-        tolerance: the relative change below which the iteration ends.
+        tolerance: the relative error below which the iteration ends.
         max_iterations: the most iterations of a step.
 
     Raises:
@@ -39,7 +40,7 @@ class DriftImplicit(ImplicitSolver, StepSolver):
     """
 
     theta: float = 1.0
-    tolerance: float = 1e-6
+    tolerance: float = 1e-8
     max_iterations: int = 50
 
     name = "drift_implicit"

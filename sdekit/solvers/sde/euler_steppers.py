@@ -5,66 +5,21 @@ from __future__ import annotations
 from typing import final
 
 import torch
-from torch import Tensor
 
-from sdekit.noise import BrownianStream
 from sdekit.sdes.base import Affine
-from sdekit.solvers.base import Problem, Stepper
-from sdekit.solvers.solution import SolveState
-from sdekit.solvers.step import apply_diffusion
+from sdekit.solvers.base import Problem
+from sdekit.solvers.step import GridStepper, apply_diffusion
 from sdekit.solvers.table_columns import scalar_column, scalars, storage
 
-__all__ = ["AffineEulerStepper", "EulerStepper", "InPlaceEuler"]
-
-
-class InPlaceEuler(Stepper):
-    """A state of its own, and W along the grid."""
-
-    def __init__(self, problem: Problem) -> None:
-        self.times = problem.times
-        self._dynamics = problem.dynamics
-        self._x = problem.x.clone()
-        self._steps: list[float] = problem.times.diff().tolist()
-        self._stream: BrownianStream = problem.noise.brownian(
-            problem.dynamics.noise_shape(problem.x.shape),
-            problem.times,
-            areas=0,
-            dtype=problem.x.dtype,
-            device=problem.x.device,
-            last_noise=problem.last_noise,
-        )
-
-    @property
-    def x(self) -> Tensor:
-        return self._x
-
-    @property
-    def stream(self) -> BrownianStream:
-        """The noise of the steps."""
-        return self._stream
-
-    def registers(self) -> dict[str, Tensor]:
-        return {}
-
-    def noise_positions(self) -> tuple[int, ...]:
-        return (self._stream.position,)
-
-    def restore(self, state: SolveState) -> None:
-        self._x = state.x.clone()
-        self._stream.seek(*state.noise_positions)
-
-    @property
-    def replayable(self) -> bool:
-        return self._stream.seekable
+__all__ = ["AffineEulerStepper", "EulerStepper"]
 
 
 @final
-class EulerStepper(InPlaceEuler):
+class EulerStepper(GridStepper):
     """x += f h; x += g W, with f and g taken before x moves."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
-        self._clock = problem.times.to(problem.x.device)
         dynamics = problem.dynamics
         self._matrix = dynamics.noise_dim is not None
         self._constant = dynamics.constant_diffusion
@@ -72,7 +27,7 @@ class EulerStepper(InPlaceEuler):
     def advance(self, start: int, stop: int) -> None:
         x, dynamics, constant, place = self._x, self._dynamics, self._constant, storage(self._x)
         clock = self._clock[start:stop].unbind(0)
-        for t, h, w in zip(clock, self._steps[start:stop], self._stream.each(stop - start), strict=True):
+        for t, h, w in zip(clock, self._steps[start:stop], self.stream.each(stop - start), strict=True):
             f = dynamics.drift(x, t)
             if storage(f) == place and f is not x:
                 f = f.clone()  # a view of x, which is about to move
@@ -90,7 +45,7 @@ class EulerStepper(InPlaceEuler):
 
 
 @final
-class AffineEulerStepper(InPlaceEuler):
+class AffineEulerStepper(GridStepper):
     """x <- (1 + a h) x + b h + g W, the coefficients known beforehand."""
 
     def __init__(self, problem: Problem, affine: Affine) -> None:
@@ -107,7 +62,7 @@ class AffineEulerStepper(InPlaceEuler):
     def advance(self, start: int, stop: int) -> None:
         x, shifts = self._x, self._shift[start:stop]
         factors = self._of_x[start:stop] if self._unscaled else scalars(self._scalars[start:stop])
-        draws = self._stream.each(stop - start)
+        draws = self.stream.each(stop - start)
         for a, b, g, w in zip(factors, shifts, self._of_w[start:stop], draws, strict=True):
             if self._unscaled:
                 torch.add(w, x, alpha=a, out=x)

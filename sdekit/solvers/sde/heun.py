@@ -10,9 +10,20 @@ from sdekit.solvers.sde.tableau import EmbeddedRungeKutta, Row, StochasticRungeK
 __all__ = ["EulerHeun", "StochasticHeun", "StochasticMidpoint"]
 
 
+class _TwoStages(EmbeddedRungeKutta):
+    """What Heun's method and the midpoint rule declare alike."""
+
+    strong_order = 1.0
+    weak_order = 1.0
+    strong_orders = (("general", 0.5),)
+    error_order = 1.5
+    evaluations_per_step = 2
+    calculus = ("stratonovich",)
+
+
 @final
 @dataclass(frozen=True, repr=False)
-class StochasticHeun(EmbeddedRungeKutta):
+class StochasticHeun(_TwoStages):
     r"""y = x + f(x, t) h + g(x, t) W;   x_s = x + (f(x, t) + f(y, s)) h/2 + (g(x, t) + g(y, s)) W/2
 
     Stratonovich; strong order 1 for additive, scalar, diagonal and commutative noise, 1/2 for general noise. Its error
@@ -22,12 +33,6 @@ class StochasticHeun(EmbeddedRungeKutta):
     """
 
     name = "stochastic_heun"
-    strong_order = 1.0
-    weak_order = 1.0
-    strong_orders = (("general", 0.5),)
-    error_order = 1.5
-    evaluations_per_step = 2
-    calculus = ("stratonovich",)
     reference = "Rumelin 1982"
     tableau = Tableau(
         nodes=(0.0, 1.0),
@@ -39,7 +44,7 @@ class StochasticHeun(EmbeddedRungeKutta):
 
 @final
 @dataclass(frozen=True, repr=False)
-class StochasticMidpoint(EmbeddedRungeKutta):
+class StochasticMidpoint(_TwoStages):
     r"""y = x + f(x, t) h/2 + g(x, t) W/2;   x_s = x + f(y, t + h/2) h + g(y, t + h/2) W
 
     Stratonovich; strong order 1 for additive, scalar, diagonal and commutative noise, 1/2 for general noise. Its error
@@ -49,12 +54,6 @@ class StochasticMidpoint(EmbeddedRungeKutta):
     """
 
     name = "stochastic_midpoint"
-    strong_order = 1.0
-    weak_order = 1.0
-    strong_orders = (("general", 0.5),)
-    error_order = 1.5
-    evaluations_per_step = 2
-    calculus = ("stratonovich",)
     reference = "Kloeden & Platen 1992, section 11.1"
     tableau = Tableau(
         nodes=(0.0, 0.5),

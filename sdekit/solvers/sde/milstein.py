@@ -26,6 +26,8 @@ class _Milstein(StepSolver):
     evaluates_after_start = False
     calculus = ("ito", "stratonovich")
     noise_kinds = _SERVED
+    # Ito's correction with coupled entries leaves a term of mean 0, so that order 1/2 is left; Stratonovich's does not.
+    own_entries = ("stratonovich",)
     reference = "Milstein 1975; Kloeden & Platen 1992, section 10.3"
 
     @property
@@ -36,8 +38,8 @@ class _Milstein(StepSolver):
         if dynamics.stochastic and dynamics.noise == "general":
             raise UnsupportedError(
                 f"solver {self.name!r} needs the Levy areas of pairs of Brownian motions for general noise, and they "
-                "are not simulated. Declare noise='commutative' if the noise is, or take 'stochastic_heun' (strong "
-                "order 1/2) or a weak method."
+                "are not simulated. Declare noise='commutative' if the noise is, and take 'milstein' or 'slowrk'; or "
+                "take 'spark' (strong order 1/2), or 'dri1' for expectations."
             )
         super().check(dynamics)
 

@@ -1,19 +1,23 @@
 r"""Newton's method for the stages of implicit methods: u = base + c f(u, s), each sample by itself.
 
-    u <- u - (1 - c J)^{-1} (u - base - c f(u, s)),   J = df/du of the sample, by autodiff
+    u <- u - M^{-1} (u - base - c f(u, s)),   M = 1 - c J,   J = df/du of the sample, by autodiff
 
-A sample that has converged is left as it is, so that its bits do not depend on how long the others of its batch take.
-The linear systems are solved by elimination with numbers, sample beside sample: the kernels of `torch.linalg.solve`
-give a matrix other bits alone than in a batch.
+J costs one backward pass for each entry of a sample, far more than f. So M^{-1} is kept, for the next iterations and
+for the next stages of the step (of the same c), and made anew only for a sample whose iteration has become slow.
 
-An iteration costs one evaluation, and one backward pass for each entry of a sample: it is for states of up to a few
-hundred entries, and samples of more than 2048 are refused.
+A sample that has converged is left as it is, and one that keeps its M^{-1} keeps its bits: what a sample goes through
+does not depend on the others of its batch. The linear systems are solved by elimination with numbers, sample beside
+sample: the kernels of `torch.linalg.solve` give a matrix other bits alone than in a batch.
+
+It is for states of up to a few hundred entries; samples of more than 2048 are refused.
+
+Hairer & Wanner 1996, section IV.8.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import Tensor
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["ImplicitSolver", "Root", "eliminate", "find_root"]
 
 _LARGEST = 2048
+_SLOW = 0.1  # the rate of convergence above which a Jacobian is made anew
 
 
 @final
@@ -39,12 +44,17 @@ class Root:
 
     Attributes:
         u: the solution, (B, *).
-        converged: whether each sample's iterations came to rest, bool (B,). One whose values became NaN or infinite
-            counts as such: the loop finds it, and names the step.
+        converged: whether each sample's iterations came to rest, bool (B,). One whose drift became NaN or infinite
+            counts as such: the loop finds it, and names the step. One whose Jacobian did, or whose M is singular, does
+            not.
+        evaluations: of the drift, that each sample's own iterations took, int64 (B,).
+        inverse: M^{-1} of each sample, (B, d, d), for a next stage.
     """
 
     u: Tensor
     converged: Tensor
+    evaluations: Tensor
+    inverse: Tensor
 
 
 def find_root(
@@ -56,12 +66,17 @@ def find_root(
     *,
     tolerance: float,
     max_iterations: int,
+    inverse: Tensor | None = None,
+    compact: bool = False,
 ) -> Root:
-    """The solution u of u = base + c f(u, s).
+    r"""The solution u of u = base + c f(u, s).
 
-    A sample has converged where an iteration moved no entry by more than `tolerance` times the largest of u and base;
-    or by more than the state's rounding, no further than half as much as the iteration before.
-    Under autograd it is differentiable once, by the implicit function theorem, at one evaluation more.
+    With the largest entry |d_n| of the n-th change of a sample and its rate r = |d_n|/|d_(n-1)|, what is left is about
+    r/(1 - r) |d_n|. A sample has converged where that is at most `tolerance` times the largest entry of u and base;
+    where |d_n| itself is, at an iteration with a Jacobian of its own; or where its changes, of the size of the state's
+    rounding, fall no more. Its M^{-1} is made anew where r > 1/10; and where r > 1 or the drift is not finite after a
+    change by an old one, that change is taken back first.
+    Under autograd the root is differentiable once, by the implicit function theorem, at two evaluations more.
 
     Args:
         dynamics: whose drift f is; its own copy of a sample must see no other sample.
@@ -71,32 +86,63 @@ def find_root(
         guess: where to begin, (B, *).
         tolerance: see above.
         max_iterations: the most iterations.
+        inverse: M^{-1} of each sample from an earlier stage, (B, d, d); made at `guess` unless given.
+        compact: evaluate the drift for those samples alone that have not converged, by `Dynamics.rows`. Else for all,
+            as a drift may rely on where fixed steps are made, and leave the others as they are.
 
     Raises:
         UnsupportedError: for samples of more than 2048 entries.
     """
     check_size(base)
     u, rest = guess.detach().clone(), base.detach()
-    factor = c.detach().reshape(-1, 1, 1) if isinstance(c, Tensor) else c
-    rounding = torch.finfo(u.dtype).eps
-    moving = torch.ones(u.shape[0], dtype=torch.bool, device=u.device)
-    before = torch.full((u.shape[0],), torch.inf, dtype=_wide(u), device=u.device)
+    batch, d = u.shape[0], u[0].numel()
+    least = 8 * torch.finfo(u.dtype).eps
+    rows = torch.arange(batch, device=u.device)  # of those that have not converged
+    slow = torch.full((batch,), inverse is None, device=u.device)
+    lost = torch.zeros_like(slow)
+    inverse = u.new_zeros(batch, d, d, dtype=_wide(u)) if inverse is None else inverse.clone()
+    evaluations = torch.zeros_like(rows)
+    old = torch.zeros_like(slow)  # whether the last change was by an M^{-1} of another place
+    earlier = u
+    before = torch.full((batch,), torch.nan, dtype=_wide(u), device=u.device)  # no rate yet
     for _ in range(max_iterations):
-        f, jacobian = _drift_and_jacobian(dynamics, u, s)
-        matrix = torch.eye(jacobian.shape[-1], dtype=jacobian.dtype, device=u.device) - factor * jacobian
-        change = eliminate(matrix, _flat(u - rest - c * f)[..., None])[..., 0]
-        u = torch.where(_column(moving, u), u - change.reshape(u.shape).to(u.dtype), u)
+        whole = not compact or len(rows) == batch
+        part = dynamics if whole else dynamics.rows(rows, tuple(u.shape))
+        point, at = (u, s) if whole else (u[rows], _of(s, rows))
+        fresh = slow[rows]
+        if bool(fresh.any()):
+            f, jacobian = _drift_and_jacobian(part, point, at)
+            made = _inverse(jacobian[rows] if whole else jacobian, _of(c, rows))
+            inverse[rows[fresh]] = made[fresh]
+        else:
+            f = part.drift(point, at).detach()
+        f = f[rows] if whole else f
+        y, x = u[rows], rest[rows]
+        change = _times(inverse[rows], _flat(y - x - _of(c, rows) * f))
+        y = y - change.reshape(y.shape).to(y.dtype)
         size = change.abs().amax(1)
-        scale = torch.maximum(_flat(u).abs().amax(1), _flat(rest).abs().amax(1))
-        small = size <= max(tolerance, 8 * rounding) * scale
-        stalled = (size <= rounding**0.5 * scale) & (size >= 0.5 * before)
-        moving = moving & ~(small | stalled | ~torch.isfinite(size))
-        before = size
-        if not bool(moving.any()):
+        scale = torch.maximum(_flat(y).abs().amax(1), _flat(x).abs().amax(1))
+        rate = size / before[rows]
+        astray = old[rows] & ~fresh & ~(rate <= 1)
+        y = torch.where(_column(astray, y), earlier[rows], y)
+        small = (size <= least * scale) | (rate * size <= tolerance * (1 - rate) * scale)
+        small |= fresh & (size <= tolerance * scale)
+        stalled = fresh & (size <= least**0.5 * scale) & (rate >= 0.5)
+        broken = ~torch.isfinite(size) & ~astray
+        earlier, u = u, u.index_copy(0, rows, y)  # not in place: the drift may have kept what it was given
+        before[rows] = torch.where(astray, torch.nan, size)
+        slow[rows], old[rows] = astray | (rate > _SLOW), ~(fresh | astray)
+        lost[rows] = broken & torch.isfinite(_flat(f)).all(1)
+        evaluations[rows] += 1
+        rows = rows[~((small | stalled) & ~astray | broken)]
+        if len(rows) == 0:
             break
+    lost[rows] = True
     if torch.is_grad_enabled():
-        u = _with_gradient(dynamics, u, base, c, s, matrix)
-    return Root(u, ~moving)
+        calls = dynamics.counter.calls
+        u = _with_gradient(dynamics, u, base, c, s)
+        evaluations = evaluations + (dynamics.counter.calls - calls)
+    return Root(u, ~lost, evaluations, inverse)
 
 
 def check_size(x: Tensor) -> None:
@@ -108,22 +154,22 @@ def check_size(x: Tensor) -> None:
         )
 
 
-def _with_gradient(dynamics: Dynamics, u: Tensor, base: Tensor, c: float | Tensor, s: Tensor, matrix: Tensor) -> Tensor:
-    """u, with the derivative of (1 - c J)^{-1} (base + c f) for constant u and J: that of the solution."""
-    moved = base + c * dynamics.drift(u, s)
-    if not moved.requires_grad:
+def _with_gradient(dynamics: Dynamics, u: Tensor, base: Tensor, c: float | Tensor, s: Tensor) -> Tensor:
+    """u, with the derivative of M^{-1} (base + c f) for constant u and M, M at u: that of the solution."""
+    image = base + c * dynamics.drift(u, s)
+    if not image.requires_grad:
         return u
-    unit = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-    inverse = eliminate(matrix, unit.expand(matrix.shape))
-    along = (inverse * _flat(moved)[:, None, :]).sum(-1).reshape(u.shape).to(u.dtype)
+    _, jacobian = _drift_and_jacobian(dynamics, u, s)
+    along = _times(_inverse(jacobian, c), _flat(image)).reshape(u.shape).to(u.dtype)
     return u + (along - along.detach())
 
 
 def _drift_and_jacobian(dynamics: Dynamics, u: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
     """f, (B, *), and its derivative in each sample's own entries, (B, d, d): row i is the gradient of f_i."""
-    with torch.enable_grad():
-        point = u.detach().requires_grad_()
-        f = dynamics.drift(point, s)
+    # Off, since in inference mode torch records nothing, and the derivative would be 0.
+    with torch.inference_mode(False), torch.enable_grad():
+        point = (u.clone() if u.is_inference() else u.detach()).requires_grad_()
+        f = dynamics.drift(point, s.clone() if s.is_inference() else s)
         rows = _flat(f)
         jacobian = torch.zeros(*rows.shape, rows.shape[1], dtype=rows.dtype, device=u.device)
         if f.requires_grad:
@@ -132,6 +178,21 @@ def _drift_and_jacobian(dynamics: Dynamics, u: Tensor, s: Tensor) -> tuple[Tenso
                 if row is not None:
                     jacobian[:, i] = _flat(row)
     return f.detach().clone(), jacobian
+
+
+def _inverse(jacobian: Tensor, c: float | Tensor) -> Tensor:
+    """(1 - c J)^{-1}, (B, d, d)."""
+    unit = torch.eye(jacobian.shape[-1], dtype=jacobian.dtype, device=jacobian.device)
+    factor = c.detach().reshape(-1, 1, 1) if isinstance(c, Tensor) else c
+    return eliminate(unit - factor * jacobian, unit.expand(jacobian.shape))
+
+
+def _times(matrix: Tensor, vector: Tensor) -> Tensor:
+    """The products of matrices (B, d, d) and vectors (B, d), column by column: a sample's bits are its own."""
+    total = matrix[..., 0] * vector[:, 0, None]
+    for j in range(1, vector.shape[1]):
+        total = total + matrix[..., j] * vector[:, j, None]
+    return total
 
 
 def eliminate(matrix: Tensor, right: Tensor) -> Tensor:
@@ -170,6 +231,11 @@ def _column(flags: Tensor, like: Tensor) -> Tensor:
     return flags.reshape(-1, *([1] * (like.ndim - 1)))
 
 
+def _of(value: Any, rows: Tensor) -> Any:
+    """A number or a tensor () as it is, the rows of one of (B, …)."""
+    return value[rows] if isinstance(value, Tensor) and value.ndim > 0 else value
+
+
 class ImplicitSolver(FixedStepSolver):
     """What implicit methods share: the options of Newton's method, and the error where it does not converge."""
 
@@ -182,9 +248,21 @@ class ImplicitSolver(FixedStepSolver):
         check_positive("tolerance", self.tolerance)
         check_positive_integer("max_iterations", self.max_iterations)
 
-    def root(self, dynamics: Dynamics, base: Tensor, c: float | Tensor, s: Tensor, guess: Tensor) -> Root:
+    def root(
+        self,
+        dynamics: Dynamics,
+        base: Tensor,
+        c: float | Tensor,
+        s: Tensor,
+        guess: Tensor,
+        inverse: Tensor | None = None,
+        compact: bool = False,
+    ) -> Root:
         """`find_root` with the options of this solver."""
-        return find_root(dynamics, base, c, s, guess, tolerance=self.tolerance, max_iterations=int(self.max_iterations))
+        limit, most = float(self.tolerance), int(self.max_iterations)
+        return find_root(
+            dynamics, base, c, s, guess, tolerance=limit, max_iterations=most, inverse=inverse, compact=compact
+        )
 
     def require(self, converged: Tensor, s: Tensor) -> None:
         """Raise ConvergenceError for the samples that have not converged in the step to s."""

@@ -21,7 +21,7 @@ from sdekit.dynamics import Dynamics
 from sdekit.solvers.base import Problem, Stepper
 from sdekit.solvers.fixed_step import FixedStepSolver
 from sdekit.solvers.solution import SolveState
-from sdekit.solvers.step import apply_diffusion, ends_at_zero, euler_step, moved
+from sdekit.solvers.step import GridStepper, apply_diffusion, ends_at_zero, euler_step, moved
 
 __all__ = ["ReversibleHeun", "ReversibleState", "backward_step", "first_state", "forward_step"]
 
@@ -101,9 +101,13 @@ class ReversibleHeun(FixedStepSolver):
     r"""y_s = 2 x_t - y_t + f_t h + g_t W;   x_s = x_t + (f_t + f_s) h/2 + (g_t + g_s) W/2,   f_s, g_s at (y_s, s)
 
     One evaluation a step, and one at the start. Stratonovich; strong order 1 for additive, scalar, diagonal and
-    commutative noise, 1/2 for general noise. It is for gradients, whose memory it saves: its stability is weak (y is
-    not damped towards x), so that for a solve alone 'stochastic_heun' is the better choice. On a model's reverse SDE
-    the last step to sigma = 0 is Euler's. Where x is changed between steps (by a callback, a corrector) it starts anew.
+    commutative noise, 1/2 for general noise.
+
+    It is for gradients, whose memory it saves, and pays with its stability: on dx = -k x dt it has, beside e^{-k t}, a
+    second solution of the size e^{k t}, whatever the step. Over times long against 1/k it is of no use, and on the
+    reverse SDE of a model with large sigma (EDM's) it needs very many steps; for a solve alone 'stochastic_heun' is the
+    better choice. The last step of a reverse SDE to sigma = 0 is Euler's. Where x is changed between steps (by a
+    callback, a corrector) it starts anew.
 
     Kidger, Foster, Li & Lyons 2021, arXiv 2105.13493.
     """
@@ -126,36 +130,20 @@ class ReversibleHeun(FixedStepSolver):
 
 
 @final
-class _ReversibleStepper(Stepper):
+class _ReversibleStepper(GridStepper):
     """`forward_step` along the grid."""
 
     def __init__(self, problem: Problem) -> None:
-        self.times = problem.times
-        self._dynamics = problem.dynamics
-        self._x = problem.x.clone()
+        super().__init__(problem)
         self._at: ReversibleState | None = None
-        self._clock = problem.times.to(problem.x.device)
-        self._steps: list[float] = problem.times.diff().tolist()
         # A step to where sigma = 0, and the score infinite, is Euler's.
         self._euler = len(self._steps) - int(ends_at_zero(problem.dynamics, float(problem.times[-1])))
-        self._stream = problem.noise.brownian(
-            problem.dynamics.noise_shape(problem.x.shape),
-            problem.times,
-            areas=0,
-            dtype=problem.x.dtype,
-            device=problem.x.device,
-            last_noise=problem.last_noise,
-        )
-
-    @property
-    def x(self) -> Tensor:
-        return self._x
 
     def advance(self, start: int, stop: int) -> None:
         dynamics, clock = self._dynamics, self._clock[start : stop + 1].unbind(0)
         state = self._current()
         for k in range(start, stop):
-            t, s, h, noise = clock[k - start], clock[k - start + 1], self._steps[k], self._stream.next()
+            t, s, h, noise = clock[k - start], clock[k - start + 1], self._steps[k], self.stream.next()
             if k == self._euler:
                 self._at = None
                 self._x.copy_(euler_step(dynamics, self._x if state is None else state.x, t, h, noise))
@@ -174,15 +162,7 @@ class _ReversibleStepper(Stepper):
         # With the x that they belong to: one that is changed in a saved state has no others.
         return {} if state is None else {"x": state.x, "x_hat": state.x_hat, "f": state.f, "g": state.g}
 
-    def noise_positions(self) -> tuple[int, ...]:
-        return (self._stream.position,)
-
     def restore(self, state: SolveState) -> None:
-        self._x = state.x.clone()
+        super().restore(state)
         kept = {name: register.clone() for name, register in state.registers.items()}
         self._at = ReversibleState(**kept) if kept else None
-        self._stream.seek(*state.noise_positions)
-
-    @property
-    def replayable(self) -> bool:
-        return self._stream.seekable

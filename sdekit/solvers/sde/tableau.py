@@ -12,7 +12,7 @@ Rossler 2010 (SRA); Foster, dos Reis & Strange 2023, arXiv 2210.17543 (in W and 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import ClassVar, final
 
 from torch import Tensor
@@ -100,9 +100,12 @@ def run_tableau(
     rows = tableau.rows(with_error)
     at_g = tableau.diffusion_nodes or tableau.nodes
 
-    @cache
+    times: dict[float, Tensor] = {0.0: t, 1.0: s}
+
     def node(c: float) -> Tensor:
-        return t if c == 0 else s if c == 1 else t + c * (s - t)
+        if c not in times:
+            times[c] = t + c * (s - t)
+        return times[c]
 
     def combined(row: Row, start: Tensor | None) -> Tensor:
         total = Sum(dynamics, x, start)

@@ -20,9 +20,12 @@ __all__ = ["TamedEuler"]
 class TamedEuler(StepSolver):
     r"""x_s = x_t + f h / (1 + |h| |f|) + g W,   |f| the Euclidean norm of the sample's drift
 
-    A drift step is never longer than 1, so that a drift such as -x^3 cannot throw the state further out than it was,
-    where Euler-Maruyama's moments become infinite. Ito; strong order 1/2 for one-sided Lipschitz drifts of polynomial
-    growth and Lipschitz diffusions.
+    The drift moves a sample by less than 1 in a step, so that a drift such as -x^3 cannot throw the state further out
+    than it was, where Euler-Maruyama's moments become infinite. Ito; strong order 1/2 for one-sided Lipschitz drifts of
+    polynomial growth and Lipschitz diffusions.
+
+    That 1 has the units of x: a state that has far to go (on a reverse SDE, from a sigma of 80) needs at least as many
+    steps as its way is long, and until |h| |f| is well below 1 the drift is far too weak.
 
     Hutzenthaler, Jentzen & Kloeden 2012, arXiv 1010.3756.
     """
