@@ -12,7 +12,7 @@ from _helpers import gaussian_model
 from torch import Tensor
 
 from sdekit.errors import ArgumentError, NonFiniteError, UnknownNameError
-from sdekit.likelihood import Ito, LogLikelihood, VariationalBound
+from sdekit.likelihood import Ito, LogLikelihood, VariationalBound, discrete_log_likelihood, log_likelihood
 from sdekit.likelihood.estimators import check_estimator, make_estimator
 from sdekit.likelihood.settings import check_span
 from sdekit.models import ScoreModel
@@ -334,6 +334,44 @@ def test_no_gradient_is_recorded_and_networks_that_differentiate_serve(name: str
     torch.testing.assert_close(a.log_prob, b.log_prob)
     assert not a.log_prob.requires_grad
     assert torch.isnan(a.log_prob_0).all()  # no trace, so no correction to t = 0
+
+
+def test_one_call_has_all_estimators_and_says_what_each_is() -> None:
+    target = ring()
+    model = target.score_model(VP)
+    x = at_start(target, VP, 5)
+    settings = {"seed": 3, "first": 2, "prior": "standard", "t_eps": 0.01}
+    bound = log_likelihood(model, x, estimator="elbo", steps=6, chunk=2, **settings)
+    assert torch.equal(bound.log_prob, run(made("elbo", VP, 6, t_eps=0.01), model, x, 3, 2).log_prob)
+    with torch.inference_mode():
+        ito = log_likelihood(model, x, estimator="ito", steps=6, grid="karras", repeats=3, chunk=2, **settings)
+    how = made("ito", VP, 6, grid="karras", repeats=3, t_eps=0.01)
+    assert torch.equal(ito.log_prob, run(how, model, x, 3, 2).log_prob)
+    kinds = {
+        "exact": log_likelihood(model, x, steps=6),
+        "unbiased": log_likelihood(model, x, steps=6, probes=2),
+        "bound": bound,
+        "approximate": ito,
+    }
+    assert {name: ll.kind for name, ll in kinds.items()} == {name: name for name in kinds}
+    for wrong in ({"solver": "rk4"}, {"probes": 2}, {"tolerance": 0.1}, {"integration_error": True}, {"rtol": 1e-3}):
+        with pytest.raises(ArgumentError, match="it takes no"):
+            log_likelihood(model, x, estimator="elbo", **wrong)  # type: ignore[arg-type]
+
+
+def test_discrete_data_by_any_estimator() -> None:
+    # One coordinate N(0, 0.3^2) and bins as wide: log P in closed form; all within their own errors.
+    model = gaussian_model(VP, 0.0, 0.3)
+    n = 200
+    k = torch.full((n, 1), 4)  # [0, 0.3] of 8 bins over [-1.2, 1.2]
+    s = math.hypot(0.3, float(VP.sigma_ratio(VP.t_min)))
+    log_p = math.log(0.5 * math.erf(0.3 / s / math.sqrt(2)))
+    for name, kind, options in (("elbo", "bound", {"steps": 48}), ("ito", "approximate", {"steps": 60, "repeats": 4})):
+        ll = discrete_log_likelihood(model, k, levels=8, data_range=(-1.2, 1.2), samples=8, estimator=name, **options)
+        assert ll.kind == kind
+        error = float(ll.log_prob.std()) / n**0.5
+        # Below log P by the noise of a density over 2 K, and for Ito by its steps: 0.1 in all.
+        assert -0.1 - 4 * error < float(ll.log_prob.mean()) - log_p < 4 * error
 
 
 def test_progress_is_shown_and_repr_says_how(capsys: pytest.CaptureFixture[str]) -> None:

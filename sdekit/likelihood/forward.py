@@ -21,9 +21,7 @@ from sdekit.models.score import ScoreModel
 from sdekit.sdes import DiffusionSDE
 from sdekit.solvers.solution import first_bad_samples
 
-__all__ = ["NOT_SOLVED", "checked_noise", "estimate", "for_wide_states", "squares", "widening"]
-
-NOT_SOLVED = "log p at t = 0 needs the trace of the Jacobian, which this estimator has not"
+__all__ = ["checked_noise", "estimate", "for_wide_states", "squares", "widening"]
 
 
 def for_wide_states(model: ScoreModel, dtype: torch.dtype) -> ScoreModel:
@@ -83,7 +81,7 @@ def estimate(
     kind: Kind,
     name: str,
 ) -> LogLikelihood:
-    """What is returned: no latent, since no flow was solved, and a truncation that is not known (NaN)."""
+    """What is returned: no latent, since no flow was solved, and a truncation of NaN, which takes a trace to know."""
     start, end = span
     unknown = {} if integration is not None else {"integration": "none: the integral is drawn without bias"}
     return LogLikelihood(
