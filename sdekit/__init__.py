@@ -6,7 +6,7 @@ from sdekit.dynamics import ODE, ForwardSDE, ProbabilityFlow, ReverseSDE
 from sdekit.ensembles import Ensemble, ensemble
 from sdekit.experiments.compare import compare
 from sdekit.latents import decode, encode, interpolate, round_trip
-from sdekit.likelihood import log_likelihood
+from sdekit.likelihood import discrete_log_likelihood, log_likelihood
 from sdekit.models import ScoreModel
 from sdekit.multilevel_monte_carlo import Multilevel, multilevel
 from sdekit.noise import BrownianPath
@@ -50,6 +50,7 @@ __all__ = [
     "classify",
     "compare",
     "decode",
+    "discrete_log_likelihood",
     "encode",
     "ensemble",
     "grids",

@@ -40,7 +40,7 @@ def test_a_page_takes_its_examples_in(path):
     hooks().on_page_content(built, page=page(source))
 
 
-@pytest.mark.parametrize("name", ["general-sdes.md", "ensembles.md", "gradients.md"])
+@pytest.mark.parametrize("name", ["general-sdes.md", "ensembles.md", "gradients.md", "likelihood.md"])
 def test_the_code_of_a_page_runs(name, capsys):
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / name).read_text(encoding="utf-8"), re.M | re.S)
     space: dict[str, object] = {}
