@@ -300,6 +300,22 @@ def test_evaluations_are_counted_over_all_draws_and_the_budget_is_complete() -> 
     assert "not asked for" in str(discrete_log_likelihood(model, k, levels=16, data_range=RANGE, steps=9).budget)
 
 
+def test_a_tolerance_reaches_every_draw() -> None:
+    target, _ = spikes(0.04)
+    k = torch.arange(8)[:, None]
+    settings = {"levels": 8, "data_range": RANGE, "samples": 2}
+    coarse = discrete_log_likelihood(target.score_model(VP), k, steps=24, **settings)
+    ll = discrete_log_likelihood(target.score_model(VP), k, tolerance=0.01, **settings)
+    fine = discrete_log_likelihood(target.score_model(VP), k, steps=1000, **settings)
+    # Uniform draws lie up to 3 standard deviations off the components: few steps are wrong there.
+    assert float((coarse.log_prob - fine.log_prob).abs().max()) > 0.1
+    assert float((ll.log_prob - fine.log_prob).abs().max()) < 0.01
+    assert isinstance(ll.nfe, Tensor)
+    assert ll.nfe.shape == (8,)
+    assert ll.status == "success"
+    assert "nfe=" in repr(ll)
+
+
 # What is refused -----------------------------------------------------------------------------------------------------
 
 

@@ -86,6 +86,8 @@ class LogLikelihood:
         data in [-1, 1] and 256 levels the last term is +7, for [0, 1] it is +8. Where levels lie *on* both ends, as in
         x = k/127.5 - 1, the bins reach half a bin beyond: data_range=(-1 - 1/255, 1 + 1/255).
 
+        It is for data that is continuous, or was dequantised by hand; `discrete_log_likelihood` takes the levels.
+
         Raises:
             ArgumentError: if data_range is not two finite numbers, the lower first, or levels is no positive integer.
         """
