@@ -73,16 +73,17 @@ def bound_of_exact_score(
 @every_sde
 def test_the_bound_of_an_exact_score_is_log_p_less_what_the_prior_costs(sde: DiffusionSDE) -> None:
     target, n = gaussian(), 3000
-    model = target.score_model(sde)
-    textbook = ScoreModel(model.network, sde, "v")  # a prior that leaves the data out: the worst of priors
+    network = target.score_model(sde).network
     x = at_start(target, sde, 2)[1]
-    # However few times are drawn: the integral is drawn without bias, not approximated.
-    bound = run(made("elbo", sde, 12), textbook, x.expand(n, 3))
-    error = float(bound.log_prob.std()) / n**0.5
-    assert error < 0.1
-    expected = float(bound_of_exact_score(target, sde, x, 0.0))
-    assert float(bound.log_prob.mean()) == pytest.approx(expected, abs=4 * error)
-    assert (bound.kind, bound.latent, bound.status) == ("bound", None, "success")
+    # With a prior that leaves the data out, and times that know nothing of its size; and with both, 0.7 of the true.
+    for size, most in ((0.0, 0.1), (0.7, 0.05)):
+        # However few times are drawn: the integral is drawn without bias, not approximated.
+        bound = run(made("elbo", sde, 12), ScoreModel(network, sde, "v", data_std=size), x.expand(n, 3))
+        error = float(bound.log_prob.std()) / n**0.5
+        assert error < most
+        expected = float(bound_of_exact_score(target, sde, x, size))
+        assert float(bound.log_prob.mean()) == pytest.approx(expected, abs=4 * error)
+        assert (bound.kind, bound.latent, bound.status) == ("bound", None, "success")
 
 
 def test_a_prior_that_misses_the_data_lowers_the_bound_by_what_the_closed_form_says() -> None:
@@ -163,8 +164,8 @@ def test_the_error_of_the_bound_falls_with_the_times_and_in_many_dimensions() ->
     for steps in (16, 64):
         bound = run(made("elbo", VP, steps), target.score_model(VP), x)
         error[steps] = float((bound.log_prob - truth).square().mean().sqrt())
-    # 64 dimensions; measured 16 and 3.4 nats. Strata: the error falls faster than 1/sqrt(n), by 2.
-    assert error[64] < 6
+    # 64 dimensions; measured 8.5 and 2.2 nats. Strata: the error falls faster than 1/sqrt(n), by 2.
+    assert error[64] < 3.5
     assert error[16] > 2 * error[64]
 
 

@@ -34,7 +34,7 @@ __all__ = ["VariationalBound"]
 @final
 @dataclass(frozen=True)
 class VariationalBound:
-    r"""The bound, its integral drawn without bias: one time in each of n equal parts of y, and a pair xi, -xi there.
+    r"""The bound, its integral drawn without bias: one time in each of n strata, and a pair xi, -xi there.
 
     The same bound for the reference N(x~_eps, v I), whose score is known and for which it is an equality, is taken off
     and its value added. In y, where sigma~ = sigma~_eps cosh(y), what remains is bounded at both ends:
@@ -42,9 +42,10 @@ class VariationalBound:
         log p~(x~) >= -d/2 ln(2 pi v_eps) + E log (prior~/reference)(x~_T) - int_0^Y E[k |e|^2 + 2 (1 - k^2) e . xi] dy
         x~_v = x~_eps + sigma~_eps sinh(y) xi,    k = tanh(y),    e = k xi - eps(x_v, t)
 
-    (for large y the integrand is the squared error of the noise, per unit of ln sigma~). So the times are drawn with
-    the density dy/Y, stratified; by xi and -xi the term in e . xi loses its odd part, and beta (|xi|^2 - d), of mean 0,
-    is taken off, with beta from the draws before.
+    (for large y the integrand is the squared error of the noise, per unit of ln sigma~, and falls as (c/sigma~)^2 where
+    sigma~ is above c, the size of the data). So the strata are equal in y up to there, and widen with sigma~/c above
+    (`_Times`); by xi and -xi the term in e . xi loses its odd part, and beta (|xi|^2 - d), of mean 0, is taken off
+    (`_Control`).
 
     Args:
         span: (t_eps, T).
@@ -75,7 +76,7 @@ class VariationalBound:
         prior = make_prior(model.counted(), x, self.prior)
         wide = for_wide_states(model, x.dtype)
         low = float(sde.sigma_ratio(start))
-        h = math.acosh(float(sde.sigma_ratio(end)) / low) / self.steps
+        times = _Times(low, float(sde.sigma_ratio(end)), model.data_std, self.steps)
         state = x.double() / float(sde.alpha(start))
         shapes = {"times": (len(x), 1), "forward path": tuple(x.shape)}
         jitter, draws = (
@@ -85,13 +86,15 @@ class VariationalBound:
         control, terms = _Control(x[0].numel()), []
         with progress_bar(self.progress, total=self.steps, initial=0, name="elbo") as bar:
             for i in range(self.steps):
-                y = h * (i + torch.special.ndtr(jitter.next(start, end)[:, 0]))  # N(0, 1) to uniform on [0, 1]
+                y, rate = times.drawn(i, torch.special.ndtr(jitter.next(start, end)[:, 0]))  # N(0, 1) to uniform
                 xi = draws.next(start, end)
-                terms.append(control.taken_off(_integrand(wide, state, y, low, xi, self.span, i + 1), squares(xi)))
+                value = rate * _integrand(wide, state, y, low, xi, self.span, i + 1)
+                slope = rate * _slope_of_gaussian(y, low, model.data_std)
+                terms.append(control.taken_off(value, slope, squares(xi)))
                 bar.update(1)
         values = torch.stack(terms)
-        weights = torch.full((self.steps,), h, dtype=torch.float64, device="cpu")
-        places = h * (torch.arange(self.steps, dtype=torch.float64, device="cpu") + 0.5)
+        weights = torch.full((self.steps,), times.h, dtype=torch.float64, device="cpu")
+        places = times.h * torch.arange(self.steps, dtype=torch.float64, device="cpu")
         d = x[0].numel()
         log_prob = (
             _ends(sde, prior, state, self.span) - integral(weights, values) - d * math.log(float(sde.alpha(start)))
@@ -105,20 +108,54 @@ class VariationalBound:
 
 
 @final
+class _Times:
+    r"""n strata of y in [0, Y], sigma~ = low cosh(y), of equal length h in the coordinate
+
+        g = asinh(C) - asinh(C e^-y),    dg/dy = 1/sqrt(1 + (e^y/C)^2),    C = 2 c/low, so that e^y/C ~ sigma~/c
+
+    or in y itself where c, the size of the data, is not known (0).
+    """
+
+    def __init__(self, low: float, high: float, size: float, steps: int) -> None:
+        self._c = 2 * size / low
+        end = math.acosh(high / low)
+        self.h = (math.asinh(self._c) - math.asinh(self._c * math.exp(-end)) if self._c else end) / steps
+
+    def drawn(self, stratum: int, place: Tensor) -> tuple[Tensor, Tensor]:
+        """y at `place` in [0, 1] of the stratum, and dy/dg there: each (B,)."""
+        g = self.h * (stratum + place)
+        if not self._c:
+            return g, torch.ones_like(g)
+        rest = torch.sinh(math.asinh(self._c) - g)  # C e^-y
+        return torch.log(self._c / rest), torch.sqrt(1 + rest.square().reciprocal())
+
+
+@final
 class _Control:
-    """The control variate beta (|xi|^2 - d), beta the slope of the last values on |xi|^2, shrunk towards 0."""
+    """The control variate beta (|xi|^2 - d), beta from the data's size and from the draws before.
+
+    It is the slope that the value has for a Gaussian, and the slope on |xi|^2, shrunk towards 0, of what the last
+    values were beside that.
+    """
 
     def __init__(self, d: int) -> None:
         self._d = d
         self._past: list[tuple[Tensor, Tensor]] = []
 
-    def taken_off(self, value: Tensor, square: Tensor) -> Tensor:
-        """The value less the control, (B,), for |xi|^2 = square; both are then remembered."""
+    def taken_off(self, value: Tensor, slope: Tensor, square: Tensor) -> Tensor:
+        """The value less the control, (B,), for |xi|^2 = square, with the Gaussian's slope; all are then remembered."""
         both, own = torch.zeros_like(value), torch.full_like(value, float(self._d) ** 2)
         for past, of_past in self._past:
             both, own = both + past * of_past, own + of_past.square()
-        self._past = [(value, square), *self._past[:3]]
-        return value - both / own * (square - self._d)
+        self._past = [(value - slope * square, square), *self._past[:3]]
+        return value - (slope + both / own) * (square - self._d)
+
+
+def _slope_of_gaussian(y: Tensor, low: float, size: float) -> Tensor:
+    """d integrand/d|xi|^2 for data N(., c^2 I), for which e = k c^2/(c^2 + v) xi and terms without xi: (B,)."""
+    k = torch.tanh(y)
+    e = k * size**2 / (size**2 + (low * torch.cosh(y)).square())
+    return k * e.square() + 2 * (1 - k.square()) * e
 
 
 def _integrand(
