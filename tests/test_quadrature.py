@@ -133,6 +133,15 @@ def test_a_trend_is_no_noise(k: int, degree: int) -> None:
     assert float((standard_error(u, weights, steeper, 1) - alone).min()) > 0.01
 
 
+@pytest.mark.parametrize(("k", "block"), [(2, 3), (3, 4), (4, 1), (6, 2)])
+def test_the_spread_alone_tells_where_blocks_are_long_or_columns_many(k: int, block: int) -> None:
+    u = smooth(80)
+    weights = quadrature_weights(u)
+    small = 1e-3 * noise(80, k, 3)
+    told = standard_error(u, weights, 5 * torch.cos(4 * u)[:, None, None] + small, block)
+    torch.testing.assert_close(told, standard_error(u, weights, small, block), rtol=1e-9, atol=0)
+
+
 def test_two_probes_that_err_by_one_size_are_told_right_whichever_way_they_err() -> None:
     # Errors of +a or -a at four nodes, as in two dimensions: equal signs have no spread, and the largest error.
     n, samples = 60, 4000

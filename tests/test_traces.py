@@ -226,13 +226,19 @@ def probes_of(traces, d: int) -> Tensor:
     return noted[0]
 
 
+@pytest.mark.parametrize("values", [[5.0, 2.0], [5.0, -4.0], [-5.0, -2.0]], ids=str)
 @pytest.mark.parametrize("probes", [1, 2, 4])
-def test_adapted_probes_find_the_eigenvectors_of_a_constant_matrix(probes: int) -> None:
+def test_adapted_probes_find_the_eigenvectors_of_a_constant_matrix(probes: int, values: list[float]) -> None:
     # Rank 2 in 12 dimensions: after two products its range is known, and the basis diagonalises it.
-    a = symmetric(40, [5.0, 2.0] + 10 * [0.0])
+    a = symmetric(40, values + 10 * [0.0])
     found = estimates(Hutchinson(probes), a, nodes=12)
-    assert float((found[0] - 7).abs().mean()) > 0.5
-    torch.testing.assert_close(found[4:], torch.full_like(found[4:], 7.0), rtol=0, atol=1e-2)
+    exact = sum(values)
+    assert float((found[0] - exact).abs().mean()) > 0.5
+    error = (found[4:] - exact).abs()
+    # A network's J is not symmetric and has negative eigenvalues, where |G| only stands for G: in most samples as good.
+    assert float(error.median()) < 1e-2
+    if min(values) > 0:
+        assert float(error.max()) < 1e-2
 
 
 def test_adapted_probes_have_less_variance_than_signs_where_few_directions_dominate() -> None:

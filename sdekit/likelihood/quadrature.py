@@ -61,8 +61,8 @@ def standard_error(u: Tensor, weights: Tensor, columns: Tensor, block: int | Non
     tell enough, and long blocks leave too few of them for a polynomial.
 
     The variance sum_b v_b is itself an estimate, with about nu = (f + 2) (sum v)^2/sum v^2 - 2 degrees of freedom, f
-    those of each v_b: K where both are taken, K - 1 for the spread, 0 for the scatter alone, whose contrasts overlap
-    (Welch 1947; Satterthwaite 1946). The error is widened by
+    those of each v_b, taken for K - 1: of the spread, and where the scatter is added, whose contrasts overlap, as was
+    found to serve (Welch 1947; Satterthwaite 1946). The error is widened by
     sqrt(nu/(nu - 2)), as the deviation of Student's t is, at most twofold. NaN where one column is all of one block, or
     in fewer than five: its error cannot be told.
 
@@ -87,7 +87,7 @@ def standard_error(u: Tensor, weights: Tensor, columns: Tensor, block: int | Non
     both = spread.clone()
     both[inner] = ((k - 1) * spread[inner] + _scatter(u, weights, mean, size, _NEIGHBOURS)[inner]) / k
     agree = _sum(spread) <= _ROUNDING**2 * _sum(mean.square())
-    return torch.where(agree, 0.0, _widened(both, float(k)))
+    return torch.where(agree, 0.0, _widened(both, k - 1.0))
 
 
 def _widened(variances: Tensor, freedom: float) -> Tensor:

@@ -65,7 +65,7 @@ def test_error_against_evaluations(benchmark, capsys: pytest.CaptureFixture[str]
     errors: list[float] = []
 
     def once() -> None:
-        for name, draws in (("ring", 512), ("digits", 32)):
+        for name, draws in (("ring", 512), ("digits", 128)):
             case = Case(name, draws if benchmark.enabled else 2)
             for label, how in {"default": {}, "rk4, log_snr": {"solver": "rk4", "grid": "log_snr"}}.items():
                 each = 4 if "solver" in how else 1
