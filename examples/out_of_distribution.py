@@ -1,7 +1,7 @@
 """Are these images digits? Log-likelihoods of the bundled network as a score, and how well it tells digits from others.
 
-A sample counts as foreign if its log-likelihood is far from that of known digits, on either side (Nalisnick et al. 2019,
-arXiv 1906.02994): images that are simpler than the data can be more likely than the data.
+A sample counts as foreign if its log-likelihood is far from that of known digits, on either side (Nalisnick et al.
+2019, arXiv 1906.02994): images that are simpler than the data can be more likely than the data.
 """
 
 import torch

@@ -139,6 +139,7 @@ def likelihood(
         "max_nfe": max_nfe,
         "t_eps": t_eps,
         "prior": prior,
+        "target": named.target if estimator == "flow" else None,
         "condition": None if classes is None else {"y": classes},
         **options(option or []),
     }
@@ -160,7 +161,7 @@ def likelihood(
         "label": label,
         "estimator": estimator,
         "integration_error": integration_error,
-        **{name: value for name, value in given.items() if name != "condition"},
+        **{name: value for name, value in given.items() if name not in ("condition", "target")},
         "divergence": results["divergence"],
         "seed": seed,
         "threads": threads,

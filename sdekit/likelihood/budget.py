@@ -35,6 +35,8 @@ class Budget:
             signed; it means what it says where the data's density is smooth at the scale sigma(t_eps).
         prior: KL(N(alpha_T x_0, sigma_T^2 I) || prior) at x_0 = x/alpha(t_eps). Its mean over the data bounds
             KL(p_T || prior), the mean error of log p that comes from taking the prior for p_T.
+            Where log_likelihood was told the target that the model is exact for, truncation is exact, and prior is
+            |log p_T(x_T) - log prior(x_T)|.
         unknown: why an entry is None.
         met: which samples' total is within the tolerance asked for, bool (B,); None where none was.
 

@@ -33,6 +33,7 @@ from sdekit.likelihood.variational import VariationalBound
 from sdekit.models.score import ScoreModel, conditioned
 from sdekit.noise import noise_source
 from sdekit.solvers.base import Solver
+from sdekit.targets import Target
 
 __all__ = ["log_likelihood"]
 
@@ -52,6 +53,7 @@ def log_likelihood(
     probes_along: Along | None = None,
     control: GaussianControl | None = None,
     prior: PriorKind | None = None,
+    target: Target | None = None,
     t_eps: float | None = None,
     condition: Mapping[str, Any] | None = None,
     integration_error: bool = False,
@@ -101,6 +103,8 @@ def log_likelihood(
         control: a Gaussian whose Jacobian is subtracted before probing, and its trace added.
         prior: "standard" is N(0, (alpha_T^2 data_std^2 + sigma_T^2) I); "matched" has the mean alpha_T D(0, T), for one
             evaluation more. "matched" unless given, but "standard" for networks that predict the noise or the score.
+        target: the distribution of the data, where the model is exact for it (`Target.score_model`): `truncation` and
+            `prior` of the budget are then not estimates but the errors themselves.
         t_eps: where the density is asked for; `t_min` of the SDE unless given.
         condition: keyword arguments for every network call; batch-first tensors are cut with the batch.
         integration_error: solve once more with half the steps (ten times the tolerances) for `budget.integration`.
@@ -132,6 +136,7 @@ def log_likelihood(
     if model.shape is not None and tuple(x.shape[1:]) != model.shape:
         raise ShapeError(f"the model's samples have shape {model.shape}, but x has shape {tuple(x.shape)}.")
     named = check_estimator(estimator, repeats)
+    _check_target(target, x)
     span, kind = check_span(model.sde, t_eps), prior_kind(model, prior)
     default = 0 if seeds is None and generator is None else None
     source = noise_source(seed=default if seed is None else seed, seeds=seeds, generator=generator, first=first)
@@ -154,7 +159,7 @@ def log_likelihood(
         def at(level: int, factor: int) -> Evaluation:
             solver, steps, divergence = at_level(chosen, trace, level, factor)
             places = make_nodes(model.sde, solver, steps, grid, span)
-            return Evaluation(solver, places, divergence, kind, None, progress)
+            return Evaluation(solver, places, divergence, kind, None, target, progress)
 
         if goal is not None:
             at(0, 1)  # its errors come here, before any evaluation
@@ -162,9 +167,10 @@ def log_likelihood(
         else:
             nodes = make_nodes(model.sde, chosen, steps, grid, span)
             coarse = coarser(chosen, nodes) if integration_error else None
-            how = Evaluation(chosen, nodes, trace, kind, coarse, progress)
+            how = Evaluation(chosen, nodes, trace, kind, coarse, target, progress)
     else:
         of_flow: dict[str, object] = {"solver": solver, "divergence": divergence, "probes": probes, "control": control}
+        of_flow["target"] = target
         of_flow |= {"probe_distribution": probe_distribution, "probes_along": probes_along, "max_nfe": max_nfe}
         of_flow |= {"integration_error": integration_error, "tolerance": tolerance, **options}
         how = make_estimator(
@@ -173,3 +179,12 @@ def log_likelihood(
     model = conditioned(model, condition)
     with torch.inference_mode(False):
         return how.evaluate(model, x.detach().clone(), source, size)
+
+
+def _check_target(target: object, x: Tensor) -> None:
+    if target is None:
+        return
+    if not isinstance(target, Target):
+        raise ArgumentError(f"target must be an exact target (sdekit.targets) or None, got {type(target).__name__}.")
+    if target.shape != tuple(x.shape[1:]):
+        raise ShapeError(f"the target's samples have shape {target.shape}, but x has shape {tuple(x.shape)}.")

@@ -21,6 +21,7 @@ from sdekit.models.score import ScoreModel
 from sdekit.noise import NoiseSource
 from sdekit.sdes import DiffusionSDE
 from sdekit.solvers.base import Solver
+from sdekit.targets import Target
 
 __all__ = ["Estimate", "Evaluation", "in_chunks"]
 
@@ -35,6 +36,7 @@ class Evaluation:
     """How log-likelihoods are had.
 
     coarse: the solver and the nodes of a second solve, for the integration's error; None for none.
+    target: the distribution that the model is exact for, if it is known: truncation and prior are then so too.
     """
 
     solver: Solver
@@ -42,6 +44,7 @@ class Evaluation:
     divergence: Divergence
     prior: PriorKind
     coarse: tuple[Solver, Nodes] | None
+    target: Target | None = None
     progress: bool = False
 
     @property
@@ -67,12 +70,18 @@ class Evaluation:
         error = torch.zeros_like(log_prob)
         if not traces.exact:
             error = standard_error(self.nodes.u, weights, path.columns[:, :k], traces.block)
+        truncation, gap = path.truncation, _prior_bound(model.sde, prior, x, self.nodes.span)
+        if self.target is not None:
+            start, end = self.nodes.span
+            truncation = self.target.log_prob_at(x, start, model.sde) - self.target.log_prob(x)
+            gap = (self.target.log_prob_at(path.latent, end, model.sde) - prior.log_prob(path.latent)).abs()
         return Estimate(
             log_prob=torch.where(path.finished, log_prob, math.nan),
             std_error=torch.where(path.finished, error, math.nan),
             compared=_log_prob(model.sde, path, self.nodes, prior, path.columns[:, k:]) if fixed else log_prob,
             path=path,
-            prior=_prior_bound(model.sde, prior, x, self.nodes.span),
+            truncation=truncation,
+            prior=gap,
             nfe=path.nfe + prior.evaluations,
         )
 
@@ -87,7 +96,7 @@ class Evaluation:
             budget=Budget(
                 probe=found.std_error,
                 integration=None if coarse is None else found.integration_error(coarse),
-                truncation=found.path.truncation,
+                truncation=found.truncation,
                 prior=found.prior,
                 unknown=unknown,
             ),
@@ -103,7 +112,7 @@ class Evaluation:
             return self.result(found, None, x)
         solver, nodes = self.coarse
         divergence = self.divergence if isinstance(self.divergence, Exact) else _FIXED
-        other = Evaluation(solver, nodes, divergence, self.prior, None, self.progress)
+        other = Evaluation(solver, nodes, divergence, self.prior, None, None, self.progress)
         return self.result(found, other.estimate(model, x, source), x)
 
 
@@ -116,7 +125,7 @@ class Estimate:
         log_prob, std_error: as in LogLikelihood.
         compared: log_prob under the probe that all solves share, to be compared; log_prob itself with the exact trace.
         path: of the solve.
-        prior: as in Budget.
+        truncation, prior: as in Budget.
         nfe: evaluations.
     """
 
@@ -124,6 +133,7 @@ class Estimate:
     std_error: Tensor
     compared: Tensor
     path: Path
+    truncation: Tensor
     prior: Tensor
     nfe: int | Tensor
 

@@ -125,7 +125,7 @@ class _Table:
             self.integration[rows] = torch.where(fresh, error, self.integration[rows])
         self.compared[rows], self.compared_level[rows] = found.compared, level
         self.log_prob[rows], self.std_error[rows] = found.log_prob, found.std_error
-        self.truncation[rows], self.prior[rows] = found.path.truncation, found.prior
+        self.truncation[rows], self.prior[rows] = found.truncation, found.prior
         self.latent[rows] = found.path.latent.to(self.latent.dtype)
         self.nfe[rows] += torch.as_tensor(found.nfe, device=rows.device)
 
