@@ -355,6 +355,12 @@ def test_one_call_has_all_estimators_and_says_what_each_is() -> None:
         "approximate": ito,
     }
     assert {name: ll.kind for name, ll in kinds.items()} == {name: name for name in kinds}
+    assert torch.equal(log_likelihood(model, x, steps=6, chunk=2).latent, kinds["exact"].latent)
+    labelled = ScoreModel(
+        lambda x, t: model.network(x, t / 999), VP, "v", time=lambda t: 999 * t, data_std=model.data_std
+    )
+    again = log_likelihood(labelled, x, estimator="elbo", steps=6, **settings)
+    torch.testing.assert_close(again.log_prob, bound.log_prob, rtol=0, atol=1e-9)  # rounding of t in float64
     for wrong in ({"solver": "rk4"}, {"probes": 2}, {"tolerance": 0.1}, {"integration_error": True}, {"rtol": 1e-3}):
         with pytest.raises(ArgumentError, match="it takes no"):
             log_likelihood(model, x, estimator="elbo", **wrong)  # type: ignore[arg-type]
