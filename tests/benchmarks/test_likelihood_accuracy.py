@@ -57,15 +57,21 @@ class Case:
         return ll, ll.log_prob - self.exact
 
 
+def middle(error: Tensor) -> str:
+    """Mean and median of the absolute error."""
+    return f"{float(error.abs().mean()):.1e}/{float(error.abs().median()):.1e}"
+
+
 def test_error_against_evaluations(benchmark, capsys: pytest.CaptureFixture[str]) -> None:
-    # Mean absolute error with the exact trace; every evaluation counted, the last node's and the prior's too.
-    budgets = (20, 30, 40, 50, 60, 80, 100, 120, 160, 200) if benchmark.enabled else (20,)
-    tolerances = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6) if benchmark.enabled else (1e-2,)
+    # Mean and median absolute error with the exact trace; every evaluation counted, the last node's and the prior's too.
+    # Of digits, one path in a hundred passes so near between two of them that it is the mean by itself.
+    budgets = (20, 30, 40, 60, 80, 120, 200) if benchmark.enabled else (20,)
+    tolerances = (1e-2, 1e-3, 1e-4, 1e-5) if benchmark.enabled else (1e-2,)
     lines: list[str] = []
     errors: list[float] = []
 
     def once() -> None:
-        for name, draws in (("ring", 512), ("digits", 128)):
+        for name, draws in (("ring", 512), ("digits", 64)):
             case = Case(name, draws if benchmark.enabled else 2)
             for label, how in {"default": {}, "rk4, log_snr": {"solver": "rk4", "grid": "log_snr"}}.items():
                 each = 4 if "solver" in how else 1
@@ -73,26 +79,22 @@ def test_error_against_evaluations(benchmark, capsys: pytest.CaptureFixture[str]
                 for n in budgets:
                     ll, error = case.solve(steps=(n - 2) // each, divergence="exact", **how)
                     assert ll.nfe <= n
-                    row.append(float(error.abs().mean()))
-                errors.extend(row)
-                lines.append(
-                    f"  {name:7}{label:14}" + " ".join(f"{n}:{e:.1e}" for n, e in zip(budgets, row, strict=True))
-                )
+                    row.append(f"{n}:{middle(error)}")
+                    errors.append(float(error.abs().mean()))
+                lines.append(f"  {name:7}{label:14}" + " ".join(row))
             row = []
             for tolerance in tolerances:
                 ll, error = case.solve(
                     solver="scipy:RK45", rtol=tolerance, atol=tolerance, steps=32, divergence="exact", per_sample=True
                 )
-                row.append((float(torch.as_tensor(ll.nfe).double().mean()), float(error.abs().mean())))
-            errors.extend(e for _, e in row)
-            lines.append(
-                f"  {name:7}scipy:RK45    " + " ".join(f"{n:.0f}:{e:.1e}" for n, e in row) + " (33 of them nodes)"
-            )
+                row.append(f"{float(torch.as_tensor(ll.nfe).double().mean()):.0f}:{middle(error)}")
+                errors.append(float(error.abs().mean()))
+            lines.append(f"  {name:7}scipy:RK45    " + " ".join(row) + " (33 of them nodes)")
 
     benchmark.pedantic(once, rounds=1, iterations=1)
     with capsys.disabled():
         if benchmark.enabled:
-            print("\nmean absolute error in nats with the exact trace, evaluations:error", *lines, sep="\n")
+            print("\nabsolute error in nats with the exact trace, evaluations:mean/median", *lines, sep="\n")
     assert all(math.isfinite(e) for e in errors)
 
 
