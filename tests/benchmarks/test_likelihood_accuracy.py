@@ -63,7 +63,7 @@ def middle(error: Tensor) -> str:
 
 
 def test_error_against_evaluations(benchmark, capsys: pytest.CaptureFixture[str]) -> None:
-    # Mean and median absolute error with the exact trace; every evaluation counted, the last node's and the prior's too.
+    # With the exact trace; every evaluation is counted, those of the last node and of the prior too.
     # Of digits, one path in a hundred passes so near between two of them that it is the mean by itself.
     budgets = (20, 30, 40, 60, 80, 120, 200) if benchmark.enabled else (20,)
     tolerances = (1e-2, 1e-3, 1e-4, 1e-5) if benchmark.enabled else (1e-2,)
