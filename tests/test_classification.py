@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from _helpers import label
 from torch import Tensor
 
 import sdekit as sk
@@ -79,7 +80,7 @@ def test_held_out_digits_are_classified() -> None:
         ({"condition": {"y": torch.zeros(2, dtype=torch.int64)}}, ArgumentError, "gives 'y' too"),
         ({"generator": torch.Generator()}, ArgumentError, "other probes"),
     ],
-    ids=str,
+    ids=label,
 )
 def test_arguments_that_make_no_sense(arguments, error, words: str) -> None:
     arguments = {"classes": range(3), **arguments}

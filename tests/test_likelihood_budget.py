@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from _helpers import label
 
 import sdekit as sk
 from sdekit.errors import ArgumentError, NonFiniteError, ShapeError, UnknownNameError, UnsupportedError
@@ -133,6 +134,20 @@ def test_adaptive_solvers_go_to_a_tolerance_by_theirs() -> None:
     assert float((ll.log_prob - target.log_prob_at(x, VP.t_min, VP)).abs().max()) < 0.01
 
 
+def test_samples_that_an_adaptive_solver_does_not_finish_leave_the_others_as_they_are() -> None:
+    target, x = ring(), draws(12)
+    model = target.score_model(VP)
+    whole = sk.log_likelihood(model, x, solver="adaptive:tsitouras_5")
+    some = sk.log_likelihood(model, x, solver="adaptive:tsitouras_5", max_nfe=int(whole.nfe.double().median()) - 66)
+    done = torch.isfinite(some.log_prob)
+    assert some.status == "max_nfe"
+    assert 0 < int(done.sum()) < 12
+    assert torch.equal(some.log_prob[done], whole.log_prob[done])
+    assert torch.isnan(some.std_error[~done]).all()
+    none = sk.log_likelihood(model, x, solver="adaptive:tsitouras_5", max_nfe=40)
+    assert torch.isnan(none.log_prob).all()
+
+
 def test_a_sample_that_becomes_non_finite_is_named_by_its_place() -> None:
     def network(x, t):
         return torch.where(x.abs() > 1e20, math.inf, 0.1 * x)
@@ -187,7 +202,7 @@ def test_the_total_is_of_probes_and_integration_and_the_prior() -> None:
         ({"estimator": "ito", "target": ring()}, ArgumentError, "target"),
         ({"solver": "ddim", "eta": 1.0, "tolerance": 0.1}, (ArgumentError, UnsupportedError), "eta|stochastic"),
     ],
-    ids=str,
+    ids=label,
 )
 def test_arguments_that_make_no_sense(arguments, error, words: str) -> None:
     calls = []

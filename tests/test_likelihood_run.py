@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from _helpers import label
 from torch import Tensor
 
 import sdekit as sk
@@ -164,7 +165,7 @@ def test_conditions_are_cut_with_the_blocks(tmp_path: Path) -> None:
         ("a.parquet", {"x": torch.zeros(0, 2)}, ShapeError, "one or more"),
         ("a.parquet", {"solver": "nonsense"}, ArgumentError, "nonsense"),
     ],
-    ids=str,
+    ids=label,
 )
 def test_arguments_that_make_no_sense(tmp_path: Path, out: str, arguments, error, words: str) -> None:
     network = Network()

@@ -11,8 +11,8 @@ from torch import Tensor
 __all__ = ["Budget", "total_error"]
 
 _MEANING = {
-    "probe": "standard error of the trace's estimate, from the spread of the probes",
-    "integration": "a third of the difference to half the steps (or ten times the tolerances)",
+    "probe": "standard error from what was drawn: probes, paths or times",
+    "integration": "from the difference to half the steps (or ten times the tolerances)",
     "truncation": "log p at t_eps less log p at t = 0, to first order",
     "prior": "bound, in the mean over data, on what the prior at T being a Gaussian costs",
 }

@@ -171,6 +171,7 @@ def log_likelihood(
     else:
         of_flow: dict[str, object] = {"solver": solver, "divergence": divergence, "probes": probes, "control": control}
         of_flow["target"] = target
+        of_flow["tolerance_unit"] = None if tolerance_unit == "nats" else tolerance_unit
         of_flow |= {"probe_distribution": probe_distribution, "probes_along": probes_along, "max_nfe": max_nfe}
         of_flow |= {"integration_error": integration_error, "tolerance": tolerance, **options}
         how = make_estimator(

@@ -105,26 +105,30 @@ def _one_pass(recorder: _Recorder, x: Tensor, nodes: Nodes, solver: Solver, prog
 
 
 def _two_passes(recorder: _Recorder, x: Tensor, nodes: Nodes, solver: Solver, progress: bool) -> Path:
-    moving, start, places, scale = _problem(recorder.casting(), x, nodes, solver)
-    solution = solve(
-        moving,
-        start,
-        solver=solver,
-        t0=float(places[0]),
-        t1=float(places[-1]),
-        save_at=places[1:-1],
-        progress=progress,
-    )
+    model, batch = recorder.casting(), len(x)
+
+    def solved(rows: Tensor) -> Solution:
+        moving, start, places, _ = _problem(model.rows(rows, batch), x[rows], nodes, solver)
+        first, last = float(places[0]), float(places[-1])
+        return solve(moving, start, t0=first, t1=last, solver=solver, save_at=places[1:-1], progress=progress)
+
+    everyone = torch.arange(batch, device=x.device)
+    solution = solved(everyone)
     finished = _finished(solution)
-    kept = solution.trajectory
-    assert kept is not None  # save_at was given
-    states = [start, *kept, solution.x]
-    model = recorder.watched()
-    for state, time in zip(states, nodes.times.tolist(), strict=True):
+    _, start, _, scale = _problem(model, x, nodes, solver)
+    if not bool(finished.any()):
+        return recorder.nothing(scale * solution.x, solution.nfe, solution.status)
+    rows = everyone[finished]
+    # States are kept as far as all samples came: those that came to the end have theirs without the others.
+    whole = solution if bool(finished.all()) else solved(rows)
+    assert whole.trajectory is not None  # save_at was given
+    watched = recorder.watched()
+    for state, time in zip([start[rows], *whole.trajectory, whole.x], nodes.times.tolist(), strict=True):
         alpha = 1.0 if "score" in solver.needs else float(model.sde.alpha(time))  # that state is x, any other's is x~
-        where = torch.where(finished.reshape(-1, *[1] * (x.ndim - 1)), state, torch.zeros_like(state))
+        point = torch.zeros_like(start)
+        point[rows] = alpha * state
         recorder.at_node = True
-        model.noise(alpha * where, time)
+        watched.noise(point, time)
     return recorder.path(scale * solution.x, solution.nfe + len(nodes), finished, solution.status)
 
 
@@ -175,6 +179,13 @@ class _Recorder:
         assert self.truncation is not None  # the first node was evaluated
         return Path(latent, torch.stack(self.found), self.truncation, nfe, finished, status)
 
+    def nothing(self, latent: Tensor, nfe: int | Tensor, status: Status) -> Path:
+        """What a solve gives that no sample finished."""
+        batch, device = len(latent), latent.device
+        none = torch.full((batch,), math.nan, dtype=torch.float64, device=device)
+        columns = none.expand(len(self.nodes), self.traces.columns, batch)
+        return Path(latent, columns, none, nfe, torch.zeros(batch, dtype=torch.bool, device=device), status)
+
     def _with(self, network: Callable[..., Tensor]) -> ScoreModel:
         model = self.model
         return ScoreModel(
@@ -188,7 +199,7 @@ class _Recorder:
             needs_autograd=True,
         )
 
-    def _cast(self, x: Tensor, label: Tensor, **condition: Any) -> Tensor:
+    def _cast(self, x: Tensor, label: Tensor, /, **condition: Any) -> Tensor:
         point = x.to(self.dtype)
         out = self.model.network(point, self._label(label), **condition)
         return self.model.checked(out, point).to(x.dtype)
@@ -196,7 +207,7 @@ class _Recorder:
     def _label(self, label: Tensor) -> Tensor:
         return label.to(self.dtype if self.dtype in (torch.float32, torch.float64) else torch.float32)
 
-    def _evaluate(self, x: Tensor, label: Tensor, **condition: Any) -> Tensor:
+    def _evaluate(self, x: Tensor, label: Tensor, /, **condition: Any) -> Tensor:
         if not self.at_node:
             with torch.no_grad():
                 return self._cast(x, label, **condition)

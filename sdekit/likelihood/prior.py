@@ -65,7 +65,7 @@ def make_prior(model: ScoreModel, x: Tensor, kind: PriorKind) -> Prior:
         std = torch.tensor([sde.prior_std(None, model.data_std)], dtype=torch.float64, device=x.device)
         return Prior(torch.zeros(1, *x.shape[1:], dtype=torch.float64, device=x.device), std, 0)
     with torch.no_grad():
-        mean = model.denoised(torch.zeros_like(x), sde.t_max).double()
+        mean = model.counted().denoised(torch.zeros_like(x), sde.t_max).double()
     second = mean.reshape(len(x), d).square().sum(1) / d
     alpha, sigma = float(sde.alpha(sde.t_max)), float(sde.sigma(sde.t_max))
     return Prior(alpha * mean, torch.sqrt(alpha**2 * (model.data_std**2 - second).clamp(min=0) + sigma**2), 1)
