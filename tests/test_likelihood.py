@@ -342,7 +342,6 @@ def test_the_network_is_called_in_the_dtype_of_x(solver: str | None, dtype: torc
     assert (ll.log_prob.dtype, ll.std_error.dtype, ll.latent.dtype) == (torch.float64, torch.float64, dtype)
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="a condition called label is taken for the time's label")
 def test_conditions_reach_the_network_and_are_cut_with_the_batch() -> None:
     means = torch.tensor([[0.0, 0.0], [1.0, -1.0], [-2.0, 0.5]], dtype=torch.float64)
     each = [Gaussian(m, 0.3) for m in means]
@@ -632,10 +631,7 @@ def test_one_network_call_an_evaluation(solver: str | None, per_step: int, diver
     assert ll.nfe == steps * per_step + 2 == network.calls
 
 
-COUNTED = pytest.mark.xfail(strict=True, reason="the prior's evaluation is counted on the model itself")
-
-
-@pytest.mark.parametrize("prior", ["standard", pytest.param("matched", marks=COUNTED)])
+@pytest.mark.parametrize("prior", ["standard", "matched"])
 def test_the_models_own_counter_is_left_alone(prior) -> None:
     model, _ = counting(ring())
     log_likelihood(model, at_start(ring(), VP, 2), steps=3, prior=prior, integration_error=True)
@@ -672,7 +668,6 @@ def test_an_adaptive_solver_is_asked_for_its_state_at_the_nodes() -> None:
     torch.testing.assert_close(grid.log_prob, many.log_prob, rtol=0, atol=2e-3)
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="the trajectory of a coupled solve that ended early is short")
 def test_a_coupled_solve_that_ends_early_ends_for_all() -> None:
     target = ring()
     x = at_start(target, VP, 2)
@@ -685,10 +680,7 @@ def test_a_coupled_solve_that_ends_early_ends_for_all() -> None:
 @pytest.mark.parametrize(
     "how",
     [
-        pytest.param(
-            {"solver": "scipy:RK45", "per_sample": True},
-            marks=pytest.mark.xfail(strict=True, raises=ValueError, reason="trajectories are cut to the shortest"),
-        ),
+        {"solver": "scipy:RK45", "per_sample": True},
         {"solver": "adaptive:tsitouras_5"},
     ],
     ids=["scipy", "own"],
