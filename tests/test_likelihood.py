@@ -715,7 +715,7 @@ def test_progress_changes_no_number(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("divergence", ["exact", "hutchinson"])
-@pytest.mark.parametrize(("solver", "steps"), [(None, 96), ("heun", 64), ("rk4", 40)])
+@pytest.mark.parametrize(("solver", "steps"), [(None, 96), ("heun", 64), ("rk4", 80)])
 def test_the_integration_error_is_about_the_error_made(solver: str | None, steps: int, divergence: str) -> None:
     target = ring()
     x = at_start(target, VP, 64)

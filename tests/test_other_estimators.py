@@ -44,7 +44,8 @@ def at_start(target, sde: DiffusionSDE, n: int) -> Tensor:
 def made(name: str, sde: DiffusionSDE, steps: int | None = None, prior: str = "standard", **options):
     settings = {"grid": None, "repeats": None, "progress": False, "of_flow": {}, **options}
     span = check_span(sde, settings.pop("t_eps", None))
-    return make_estimator(name, sde, span, prior, steps=steps, **settings)  # type: ignore[arg-type]
+    model = ScoreModel(lambda x, t: x, sde, "v")  # of no scale of its own
+    return make_estimator(name, model, span, prior, steps=steps, **settings)  # type: ignore[arg-type]
 
 
 def run(how, model: ScoreModel, x: Tensor, seed: int = 0, first: int = 0, size: int | None = None) -> LogLikelihood:

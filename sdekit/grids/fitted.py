@@ -67,30 +67,38 @@ class VPPower(Grid):
 class AlongPath(Grid):
     r"""Places of equal share under a density of steps per d ln sigma~, for likelihoods (docs/likelihood.md):
 
-        rho(s) = f + 1/((1 + (0.1/s)^1.5) (1 + (s/3)^1.5)),   f = 0.1 + 10/N
+        rho(s) = f + 1/((1 + (0.15 c/s)^2) (1 + (s/2c)^2)),   f = 0.1 + 6/N,   c = `scale`
 
-    Most between sigma~ = 0.1 and 3, where data of about unit scale is told apart and the Jacobian of the denoiser is
+    Most between sigma~ = 0.15 c and 2 c, where data of the scale c is told apart and the Jacobian of the denoiser is
     neither I nor 0; evener for few steps. A solve to sigma~ = 0 goes there from `t_min`. Ours; no paper.
+
+    Args:
+        scale: the data's standard deviation; likelihoods take the model's `data_std`.
     """
 
+    scale: float = 1.0
+
     name: ClassVar[str] = "along_path"
+
+    def __post_init__(self) -> None:
+        self._store_positive()
 
     def _falling(self, sde: AbstractSDE | None, steps: int, high: float, low: float) -> Tensor:
         diffusion = diffusion_of(sde, self)
         top, bottom = (float(diffusion.sigma_ratio(t)) for t in (high, low))
         if bottom > 0:
-            return diffusion.time_of_sigma_ratio(_along_path(steps, top, bottom))
+            return diffusion.time_of_sigma_ratio(self._places(steps, top, bottom))
         above = torch.tensor([high], dtype=torch.float64, device="cpu")
         if steps > 1:
             least = min(float(diffusion.sigma_ratio(diffusion.t_min)), 0.5 * top)
-            above = diffusion.time_of_sigma_ratio(_along_path(steps - 1, top, least))
+            above = diffusion.time_of_sigma_ratio(self._places(steps - 1, top, least))
         return torch.cat([above, torch.tensor([low], dtype=torch.float64, device="cpu")])
 
-
-def _along_path(steps: int, top: float, bottom: float) -> Tensor:
-    log = torch.linspace(math.log(bottom), math.log(top), _CELLS + 1, dtype=torch.float64, device="cpu")
-    density = 0.1 + 10 / steps + torch.sigmoid(1.5 * (log - math.log(0.1))) * torch.sigmoid(1.5 * (math.log(3) - log))
-    return _equal_shares(log, density, steps, top, bottom)
+    def _places(self, steps: int, top: float, bottom: float) -> Tensor:
+        log = torch.linspace(math.log(bottom), math.log(top), _CELLS + 1, dtype=torch.float64, device="cpu")
+        low, high = math.log(0.15 * self.scale), math.log(2 * self.scale)
+        density = 0.1 + 6 / steps + torch.sigmoid(2 * (log - low)) * torch.sigmoid(2 * (high - log))
+        return _equal_shares(log, density, steps, top, bottom)
 
 
 _MOST_HELD = 10

@@ -93,7 +93,7 @@ def log_likelihood(
             each on its own.
         steps: between the nodes; unless given as many as make 60 evaluations, but 32 at the least. 64 for an adaptive
             solver.
-        grid: where the nodes are; "along_path" unless given.
+        grid: where the nodes are; "along_path" at the scale of the model's `data_std` unless given.
         divergence: "exact", "hutchinson", "hutch++", "xtrace" or a Divergence. Unless given: "hutchinson" where an
             option of the probes is given, else "exact" up to 16 dimensions and "hutchinson" above. The result says
             which it was.
@@ -158,14 +158,14 @@ def log_likelihood(
 
         def at(level: int, factor: int) -> Evaluation:
             solver, steps, divergence = at_level(chosen, trace, level, factor)
-            places = make_nodes(model.sde, solver, steps, grid, span)
+            places = make_nodes(model, solver, steps, grid, span)
             return Evaluation(solver, places, divergence, kind, None, target, progress)
 
         if goal is not None:
             at(0, 1)  # its errors come here, before any evaluation
             how = ToTolerance(*goal, at)
         else:
-            nodes = make_nodes(model.sde, chosen, steps, grid, span)
+            nodes = make_nodes(model, chosen, steps, grid, span)
             coarse = coarser(chosen, nodes) if integration_error else None
             how = Evaluation(chosen, nodes, trace, kind, coarse, target, progress)
     else:
@@ -175,7 +175,7 @@ def log_likelihood(
         of_flow |= {"probe_distribution": probe_distribution, "probes_along": probes_along, "max_nfe": max_nfe}
         of_flow |= {"integration_error": integration_error, "tolerance": tolerance, **options}
         how = make_estimator(
-            named, model.sde, span, kind, steps=steps, grid=grid, repeats=repeats, progress=progress, of_flow=of_flow
+            named, model, span, kind, steps=steps, grid=grid, repeats=repeats, progress=progress, of_flow=of_flow
         )
     model = conditioned(model, condition)
     with torch.inference_mode(False):

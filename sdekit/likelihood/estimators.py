@@ -13,7 +13,7 @@ from sdekit.likelihood.ito import Ito
 from sdekit.likelihood.prior import PriorKind
 from sdekit.likelihood.settings import DEFAULT_SOLVER, make_nodes
 from sdekit.likelihood.variational import VariationalBound
-from sdekit.sdes import DiffusionSDE
+from sdekit.models.score import ScoreModel
 
 __all__ = ["Estimator", "check_estimator", "make_estimator"]
 
@@ -36,7 +36,7 @@ def check_estimator(estimator: object, repeats: int | None) -> Estimator:
 
 def make_estimator(
     estimator: Literal["ito", "elbo"],
-    sde: DiffusionSDE,
+    model: ScoreModel,
     span: tuple[float, float],
     prior: PriorKind,
     *,
@@ -63,4 +63,4 @@ def make_estimator(
         )
     if estimator == "elbo":
         return VariationalBound(span, prior, 64 if steps is None else steps, progress)
-    return Ito(make_nodes(sde, DEFAULT_SOLVER, steps, grid, span), prior, 8 if repeats is None else repeats, progress)
+    return Ito(make_nodes(model, DEFAULT_SOLVER, steps, grid, span), prior, 8 if repeats is None else repeats, progress)

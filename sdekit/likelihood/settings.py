@@ -11,9 +11,10 @@ from torch import Tensor
 
 from sdekit._tensors import check_positive, check_positive_integer
 from sdekit.errors import ArgumentError, UnknownNameError, UnsupportedError
-from sdekit.grids import Grid, make_grid
+from sdekit.grids import AlongPath, Grid, make_grid
 from sdekit.likelihood.path import Nodes
 from sdekit.likelihood.traces import DIVERGENCES, Along, Distribution, Divergence, GaussianControl
+from sdekit.models.score import ScoreModel
 from sdekit.sdes import DiffusionSDE
 from sdekit.solvers.base import Solver
 from sdekit.solvers.catalogue import get
@@ -94,14 +95,18 @@ def check_span(sde: DiffusionSDE, t_eps: float | None) -> tuple[float, float]:
 
 
 def make_nodes(
-    sde: DiffusionSDE,
+    model: ScoreModel,
     solver: Solver,
     steps: int | None,
     grid: str | Grid | Sequence[float] | Tensor | None,
     span: tuple[float, float],
 ) -> Nodes:
-    """The nodes of the trace: where a fixed-step solver steps, or where an adaptive one is asked for its state."""
-    place = make_grid("along_path" if grid is None else grid)
+    """The nodes of the trace: where a fixed-step solver steps, or where an adaptive one is asked for its state.
+
+    Raises:
+        ArgumentError: for a number of steps that makes no sense, or none where one is needed.
+    """
+    place = AlongPath(model.data_std or 1.0) if grid is None else make_grid(grid)
     if steps is None:
         steps = place.fixed_steps
     if steps is None and solver.adaptive:
@@ -110,8 +115,10 @@ def make_nodes(
         if solver.evaluations_per_step is None:
             raise ArgumentError(f"solver {solver.name!r} needs steps=…, the number of steps of its grid.")
         steps = max(_EVALUATIONS // solver.evaluations_per_step, _FEWEST_STEPS)
-    times = place.times(sde, check_positive_integer("steps", steps), *span)
-    return Nodes(times, -0.5 * sde.log_snr(times))
+    if check_positive_integer("steps", steps) < 2 and solver.adaptive:
+        raise ArgumentError("steps, the number of intervals between nodes, must be 2 or more for an adaptive solver.")
+    times = place.times(model.sde, steps, *span)
+    return Nodes(times, -0.5 * model.sde.log_snr(times))
 
 
 def coarser(solver: Solver, nodes: Nodes) -> tuple[Solver, Nodes]:
