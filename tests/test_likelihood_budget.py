@@ -12,7 +12,7 @@ import sdekit as sk
 from sdekit.errors import ArgumentError, NonFiniteError, ShapeError, UnknownNameError, UnsupportedError
 from sdekit.likelihood.budget import total_error
 from sdekit.likelihood.settings import check_tolerance
-from sdekit.targets import digits, ring
+from sdekit.targets import GaussianMixture, digits, ring
 
 VP = sk.VPSDE()
 
@@ -65,6 +65,26 @@ def test_a_tolerance_is_met_and_what_it_took_is_told(divergence: str) -> None:
             assert float((error <= 2 * tol).double().mean()) > 0.85
     assert float(found[0.003].nfe.double().mean()) > 1.2 * float(found[0.1].nfe.double().mean())
     assert len(found[0.003].nfe.unique()) > 1  # each sample takes what it needs
+
+
+def test_samples_said_to_be_within_a_tolerance_are_so() -> None:
+    # Narrow components, which 48 steps miss for some samples. Stopping at the first small difference let 10 % exceed.
+    generator = torch.Generator().manual_seed(5)
+    means = 1.5 * torch.randn(5, 2, generator=generator, dtype=torch.float64)
+    target = GaussianMixture(torch.full((5,), 0.2, dtype=torch.float64), means, torch.full((5,), 4e-4).double())
+    x = draws(300, target)
+    ll = sk.log_likelihood(target.score_model(VP), x, tolerance=1e-3)
+    assert bool(ll.budget.met.all())
+    error = (ll.log_prob - target.log_prob_at(x, VP.t_min, VP)).abs()
+    assert float((error > 1e-3).double().mean()) <= 0.02
+    assert float(error.max()) <= 3e-3
+
+
+def test_one_difference_is_not_enough_to_meet_a_tolerance() -> None:
+    ll = sk.log_likelihood(ring().score_model(VP), draws(4), tolerance=0.5, max_nfe=50)  # 12 and 24 steps, no more
+    assert ll.status == "max_nfe"
+    assert not bool(ll.budget.met.any())
+    assert bool(torch.isfinite(ll.budget.integration).all())
 
 
 def test_evaluations_are_those_of_the_network() -> None:

@@ -40,7 +40,7 @@ _EVALUATIONS = 58  # with one more at the end, and one for the prior
 _FEWEST_STEPS = 32
 _NODES = 64
 _TOLERANCE = 1e-5
-_STEPS_AT_FIRST = 24
+_STEPS_AT_FIRST = 12
 _LOOSEST = 1e-3
 _MOST_EVALUATIONS = 3000
 
