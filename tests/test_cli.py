@@ -242,6 +242,50 @@ def test_likelihood_of_a_file_in_bits_per_dim(tmp_path):
     assert said["errors"]["std_error"]["largest"] > 0
 
 
+def test_likelihood_of_a_file_larger_than_memory(tmp_path):
+    x = sk.targets.ring().sample(3, seed=1)
+    with (tmp_path / "data.npy").open("wb") as file:
+        shape = (2**38, 2)  # 2 TiB of which 24 bytes are written
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        file.write(x.numpy().tobytes())
+        try:
+            file.truncate(file.tell() + 2**41 - 24)
+        except OSError as error:
+            pytest.skip(f"no sparse files here: {error}")
+    arguments = ["likelihood", "--model", "ring", "--data", tmp_path / "data.npy", "-n", 3, "--steps", 5, "--json"]
+    said = json.loads(sdekit(*arguments)[0])["results"]
+    expected = sk.log_likelihood(sk.targets.ring().score_model(sk.VPSDE()), x, steps=5)
+    assert said["log_prob"]["mean"] == pytest.approx(float(expected.log_prob.mean()), rel=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", ">i4", "int64"])
+def test_likelihood_of_levels_in_a_file(tmp_path, dtype):
+    levels = np.array([[2, 9], [3, 3]])
+    np.save(tmp_path / "data.npy", levels.astype(dtype))
+    bins = ["--data-range", "-3,3", "--levels", 12, "--dequantisation", "uniform"]
+    said = json.loads(
+        sdekit("likelihood", "--model", "ring", "--data", tmp_path / "data.npy", *bins, "--steps", 8, "--json")[0]
+    )["results"]
+    expected = sk.discrete_log_likelihood(
+        sk.targets.ring().score_model(sk.VPSDE()),
+        torch.from_numpy(levels),
+        levels=12,
+        data_range=(-3.0, 3.0),
+        steps=8,
+    )
+    assert said["log_prob"]["mean"] == pytest.approx(float(expected.log_prob.mean()), rel=1e-12)
+
+
+def test_likelihood_of_samples_that_have_none(tmp_path):
+    np.save(tmp_path / "data.npy", np.full((2, 2), np.nan))
+    arguments = ["likelihood", "--model", "ring", "--data", tmp_path / "data.npy"]
+    out, err = sdekit(*arguments, "--json", code=1)
+    said = json.loads(out)["results"]
+    assert (said["samples"], said["without_success"], said["nfe"]) == (2, 2, None)
+    assert "2 of 2 samples are without success" in err
+    assert "Traceback" not in sdekit(*arguments, code=1)[1]
+
+
 def test_likelihood_to_a_tolerance_and_by_other_estimators(tmp_path):
     ring = ["likelihood", "--model", "ring", "-n", 6, "--json"]
     met = json.loads(sdekit(*ring, "--tolerance", 0.01, "--unit", "bits/dim")[0])["results"]

@@ -13,7 +13,8 @@ from _helpers import label
 from torch import Tensor
 
 import sdekit as sk
-from sdekit.errors import ArgumentError, ShapeError
+from sdekit.errors import ArgumentError, NonFiniteError, ShapeError
+from sdekit.experiments import likelihood_run as module
 from sdekit.experiments.likelihood_run import likelihood_run, likelihood_table
 from sdekit.targets import ring
 
@@ -128,6 +129,53 @@ def test_a_sample_that_becomes_non_finite_leaves_the_others(tmp_path: Path) -> N
     assert run.table["log_prob"][kept].notna().all()
     alone = sk.log_likelihood(bad, x[8:], first=8, **SETTINGS)
     assert float(alone.log_prob) == run.table["log_prob"][8]
+
+
+def test_a_sample_that_holds_no_number_leaves_the_others(tmp_path: Path) -> None:
+    x = data(7)
+    x[0, 1], x[5, 0] = math.nan, math.inf
+    run = likelihood_run(model(), x, tmp_path / "a.parquet", block=3, **SETTINGS)
+    good = [1, 2, 3, 4, 6]
+    assert run.table["status"].tolist() == ["success" if i in good else "non-finite data" for i in range(7)]
+    assert float(sk.log_likelihood(model(), x[6:], first=6, **SETTINGS).log_prob) == run.table["log_prob"][6]
+    whole = likelihood_run(model(), data(7), None, **SETTINGS)
+    assert list(run.table) == list(whole.table)
+    np.testing.assert_array_equal(run.table["log_prob"][good], whole.table["log_prob"][good])
+    none = likelihood_run(model(), torch.full((2, 2), math.nan), tmp_path / "b.parquet", **SETTINGS)
+    assert {"std_error", "nfe", "kind"} <= set(none.table)
+    assert none.table["nfe"].isna().all()
+
+
+def test_an_error_that_names_no_sample_is_found_one_by_one() -> None:
+    x = data(5)
+    x[3] = 7.0
+
+    def function(model: sk.ScoreModel, x: Tensor, **arguments: object) -> sk.LogLikelihood:
+        if bool((x == 7.0).any()):
+            raise NonFiniteError("adams", 1, 0.5, [])
+        return sk.log_likelihood(model, x, **arguments)
+
+    run = likelihood_run(model(), x, None, function=function, block=4, **SETTINGS)
+    assert run.table["status"].tolist() == ["success"] * 3 + ["non-finite at t = 0.5", "success"]
+
+
+def test_data_is_read_by_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Of a memory-mapped array, which may be larger than memory: neither a digest nor a block takes the whole.
+    largest = []
+    whole = module.fingerprint
+
+    def measured(value: object) -> str:
+        largest.append(value.numel() if isinstance(value, Tensor) else 0)
+        return whole(value)
+
+    monkeypatch.setattr(module, "_AT_ONCE", 8)
+    monkeypatch.setattr(module, "fingerprint", measured)
+    x = data(9)
+    likelihood_run(model(), x, tmp_path / "a.parquet", block=4, **SETTINGS)
+    assert max(largest) == 8
+    x[8, 1] += 0.5  # in the last part
+    with pytest.raises(ArgumentError, match="something else"):
+        likelihood_run(model(), x, tmp_path / "a.parquet", block=4, **SETTINGS)
 
 
 def test_a_tolerance_that_is_not_met_is_said_row_by_row(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sdekit.likelihood import DiscreteLogLikelihood, LogLikelihood
+    from sdekit.models import ScoreModel
     from sdekit.targets import Target
 
 __all__ = ["likelihood"]
@@ -35,7 +36,8 @@ def likelihood(
         str | None,
         typer.Option(
             help="held-out: the digits kept from training, spread over their bins unless --dequantisation says how. "
-            "exact: draws of the exact target. Or a file .npz, .npy or .safetensors with an array 'samples' "
+            "exact: draws of the exact target. Or a file .npz, .npy or .safetensors with an array 'samples'; a .npy is "
+            "read as it is needed, so it may be larger than memory; whole numbers are levels with --dequantisation "
             "[default: exact for a target, else held-out]."
         ),
     ] = None,
@@ -206,9 +208,8 @@ def _run(
 ) -> pd.DataFrame:
     """The table of all samples; kept block by block where it goes to a .parquet file."""
     from sdekit.experiments.likelihood_run import likelihood_run
-    from sdekit.likelihood import discrete_log_likelihood, log_likelihood
 
-    function = discrete_log_likelihood if "dequantisation" in given else log_likelihood
+    function = _of_levels if "dequantisation" in given else _of_densities
     kept = out if out is not None and out.suffix == ".parquet" else None
     try:
         run = likelihood_run(
@@ -229,6 +230,20 @@ def _run(
     if run.reused:
         note(f"{run.reused} of {len(x)} samples were done before.")
     return run.table
+
+
+def _of_densities(model: ScoreModel, x: Tensor, **arguments: Any) -> LogLikelihood:
+    """Log-likelihoods of a block of whatever numbers a file holds."""
+    from sdekit.likelihood import log_likelihood
+
+    return log_likelihood(model, x.float(), **arguments)
+
+
+def _of_levels(model: ScoreModel, x: Tensor, **arguments: Any) -> DiscreteLogLikelihood:
+    """The same of discrete data: whole numbers are levels, others the centres of bins."""
+    from sdekit.likelihood import discrete_log_likelihood
+
+    return discrete_log_likelihood(model, x.float() if x.is_floating_point() else x.long(), **arguments)
 
 
 def _check_out(out: Path | None) -> None:
@@ -270,7 +285,8 @@ def _data(source: str, model: NamedModel, n: int | None, seed: int, spread: bool
 
 
 def _read(path: Path) -> Tensor:
-    """The array 'samples' of a file, or its only one."""
+    """The array 'samples' of a file, or its only one; of a .npy no more than is looked at."""
+    import warnings
     import zlib
     from zipfile import BadZipFile
 
@@ -288,7 +304,7 @@ def _read(path: Path) -> Tensor:
             with path.open("rb") as file, numpy.load(file, allow_pickle=False) as archive:
                 arrays = dict(archive)
         elif path.suffix == ".npy":
-            arrays = {"samples": numpy.load(path, allow_pickle=False)}
+            arrays = {"samples": numpy.load(path, mmap_mode="r", allow_pickle=False)}
         else:
             from safetensors.numpy import load_file
 
@@ -300,7 +316,14 @@ def _read(path: Path) -> Tensor:
     values = arrays["samples"] if "samples" in arrays else next(iter(arrays.values()))
     if values.dtype.kind not in "fiu":
         raise ArgumentError(f"{str(path)!r} must hold an array of real numbers, got one of {values.dtype}.")
-    return torch.from_numpy(values).float()
+    if values.ndim == 0 or values.size == 0:
+        raise ArgumentError(f"{str(path)!r} must hold one or more samples, (n, *); its array is {values.shape}.")
+    if not values.dtype.isnative:
+        values = values.astype(values.dtype.newbyteorder("="))
+    with warnings.catch_warnings():
+        # The file is mapped for reading only, and nothing writes to its numbers.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(values)
 
 
 def _bins(span: list[float], levels: int | None) -> tuple[float, float]:

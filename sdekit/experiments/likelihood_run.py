@@ -34,6 +34,9 @@ __all__ = ["LikelihoodRun", "likelihood_run", "likelihood_table"]
 
 Found = LogLikelihood | DiscreteLogLikelihood
 
+_ALWAYS = ("sample", "log_prob", "std_error", "nfe", "kind", "divergence", "status")
+_AT_ONCE = 2**22  # numbers of x in a part of its digest
+
 
 @final
 @dataclass(frozen=True)
@@ -68,7 +71,9 @@ def likelihood_run(
     Call it again, with everything as it was, to go on: finished blocks are read, not computed. Row i is what
     `function(model, x[i:i + 1], seed=seed, first=i, …)` gives, so the table depends neither on `block` nor on where a
     run was interrupted, bit for bit where the network works entry by entry and to its rounding elsewhere. A sample
-    whose solve becomes non-finite has a row that says so, and the others go on.
+    that holds NaN or infinities, or whose solve becomes non-finite, has a row that says so, and the others go on.
+
+    Of x, a block is taken at a time, and no copy of the whole is made: a memory-mapped array may be larger than memory.
 
     Args:
         model: the score model.
@@ -83,7 +88,7 @@ def likelihood_run(
 
     Raises:
         ArgumentError: if `out` is no such file, cannot be written, or holds the table of another run.
-        As `function`, before any evaluation.
+        As `function`: what it says of its settings, before any evaluation; of a block's values, when their turn comes.
         KeyboardInterrupt: on Ctrl-C; finished blocks stay.
     """
     path = None if out is None else _check_out(out)
@@ -94,7 +99,7 @@ def likelihood_run(
             raise ArgumentError(f"a run keys every sample by seed and place; leave {name} out.")
     n, block = len(x), check_positive_integer("block", block)
     model = conditioned(model, arguments.pop("condition", None))
-    made_of = [model, x, function, columns, seed, sorted(arguments.items()), versions()]
+    made_of = [model, _in_parts(x), function, columns, seed, sorted(arguments.items()), versions()]
     parts: _Parts | _InMemory = _InMemory() if path is None else _Parts(path, fingerprint(made_of)[:24])
     table = parts.finished()
     if table is not None:
@@ -153,23 +158,45 @@ def _rows(
     """The rows of samples start … stop - 1; those whose solve becomes non-finite are said to be so."""
     import pandas as pd
 
-    try:
-        found = function(model.part(start, stop, len(x)), x[start:stop], first=start, **arguments)
-    except NonFiniteError as error:
+    bad = (~torch.isfinite(x[start:stop]).reshape(stop - start, x[0].numel()).all(1)).nonzero()[:, 0].tolist()
+    said = "non-finite data"
+    if not bad:
+        try:
+            found = function(model.part(start, stop, len(x)), x[start:stop], first=start, **arguments)
+        except NonFiniteError as error:
+            # An error that names no sample may be of any of them: each is then tried by itself.
+            if not error.samples and stop - start > 1:
+                each = [_rows(function, columns, model, x, i, i + 1, arguments) for i in range(start, stop)]
+                return _joined(each)
+            bad, said = sorted(error.samples) or [0], f"non-finite at t = {error.time:.6g}"
+    if bad:
         tables, at = [], start
-        for bad in sorted(start + i for i in error.samples):
-            if at < bad:
-                tables.append(_rows(function, columns, model, x, at, bad, arguments))
-            said = f"non-finite at t = {error.time:.6g}"
-            tables.append(pd.DataFrame({"sample": [bad], "log_prob": [math.nan], "status": [said]}))
-            at = bad + 1
+        for i in (start + i for i in bad):
+            if at < i:
+                tables.append(_rows(function, columns, model, x, at, i, arguments))
+            tables.append(pd.DataFrame({"sample": [i], "log_prob": [math.nan], "status": [said]}))
+            at = i + 1
         if at < stop:
             tables.append(_rows(function, columns, model, x, at, stop, arguments))
-        return pd.concat(tables, ignore_index=True)
+        return _joined(tables)
     table = likelihood_table(found, start)
     for name, values in (columns(found, x[start:stop]) if columns is not None else {}).items():
         table[name] = values.cpu().numpy()
     return table
+
+
+def _joined(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    """All rows in order, with the columns of a sample that has a likelihood: those of one that has none are empty."""
+    import pandas as pd
+
+    whole = pd.concat(tables, ignore_index=True).sort_values("sample", ignore_index=True)
+    return whole.reindex(columns=max((list(_ALWAYS), *(list(table) for table in tables)), key=len))
+
+
+def _in_parts(x: Tensor) -> list[str]:
+    """What x is, by parts: a digest of the whole would copy it."""
+    rows = max(1, _AT_ONCE // max(1, x[0].numel()))
+    return [str((x.dtype, tuple(x.shape))), *(fingerprint(x[a : a + rows]) for a in range(0, len(x), rows))]
 
 
 def _blocks(covered: Tensor, block: int) -> list[tuple[int, int]]:
@@ -216,9 +243,7 @@ class _InMemory:
 
     def finish(self) -> pd.DataFrame:
         """All rows."""
-        import pandas as pd
-
-        return pd.concat(self._tables, ignore_index=True)
+        return _joined(self._tables)
 
 
 @final
@@ -259,10 +284,7 @@ class _Parts:
 
     def finish(self) -> pd.DataFrame:
         """All rows, written as the table; the parts are removed."""
-        import pandas as pd
-
-        tables = [found[0] for path, _, _ in self._files() if (found := _read(path)) is not None]
-        whole = pd.concat(tables, ignore_index=True).sort_values("sample", ignore_index=True)
+        whole = _joined([found[0] for path, _, _ in self._files() if (found := _read(path)) is not None])
         write_atomically(self._path, _parquet(whole, self._digest))
         shutil.rmtree(self._folder)
         return whole
