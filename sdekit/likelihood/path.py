@@ -16,11 +16,14 @@ from torch import Tensor
 from sdekit._tensors import is_finite
 from sdekit.dynamics import Dynamics, ProbabilityFlow
 from sdekit.errors import NonFiniteError
+from sdekit.likelihood.defect import Defect
 from sdekit.likelihood.flow import LogSigmaFlow
 from sdekit.likelihood.traces import Jacobian, Traces
+from sdekit.likelihood.traces.base import inner
 from sdekit.models.predictions import conversion
 from sdekit.models.score import ScoreModel
 from sdekit.sampling import solve
+from sdekit.sdes import DiffusionSDE
 from sdekit.solvers.base import Solver, StepInfo
 from sdekit.solvers.solution import Solution, Status, first_bad_samples
 
@@ -53,6 +56,8 @@ class Path:
         latent: x at T, float64 (B, *).
         columns: K estimates of tr J_D at each node, float64 (n, K, B).
         truncation: log p at t_eps less log p at 0, to first order, (B,).
+        defect: how far log p is off for the errors of the state, to first order (`Defect`), signed, (B,); 0 where an
+            adaptive solver's steps are not those between nodes.
         nfe: evaluations; an int, or (B,) where samples differ.
         finished: which samples reached T, bool (B,).
         status: "success", or why an adaptive solver ended early.
@@ -61,6 +66,7 @@ class Path:
     latent: Tensor
     columns: Tensor
     truncation: Tensor
+    defect: Tensor
     nfe: int | Tensor
     finished: Tensor
     status: Status
@@ -90,6 +96,7 @@ def walk(model: ScoreModel, x: Tensor, nodes: Nodes, solver: Solver, traces: Tra
 
 def _one_pass(recorder: _Recorder, x: Tensor, nodes: Nodes, solver: Solver, progress: bool) -> Path:
     model = recorder.watched()
+    recorder.defect = Defect(nodes.u)
 
     def at_next_node(info: StepInfo) -> None:
         recorder.at_node = True
@@ -165,6 +172,7 @@ class _Recorder:
     at_node: bool = False
     found: list[Tensor] = field(default_factory=list)
     truncation: Tensor | None = None
+    defect: Defect | None = None
 
     def watched(self) -> ScoreModel:
         """The model, whose evaluations at nodes are noted."""
@@ -177,14 +185,15 @@ class _Recorder:
     def path(self, latent: Tensor, nfe: int | Tensor, finished: Tensor, status: Status) -> Path:
         """What was found."""
         assert self.truncation is not None  # the first node was evaluated
-        return Path(latent, torch.stack(self.found), self.truncation, nfe, finished, status)
+        defect = torch.zeros_like(self.truncation) if self.defect is None else self.defect.total()
+        return Path(latent, torch.stack(self.found), self.truncation, defect, nfe, finished, status)
 
     def nothing(self, latent: Tensor, nfe: int | Tensor, status: Status) -> Path:
         """What a solve gives that no sample finished."""
         batch, device = len(latent), latent.device
         none = torch.full((batch,), math.nan, dtype=torch.float64, device=device)
         columns = none.expand(len(self.nodes), self.traces.columns, batch)
-        return Path(latent, columns, none, nfe, torch.zeros(batch, dtype=torch.bool, device=device), status)
+        return Path(latent, columns, none, none, nfe, torch.zeros(batch, dtype=torch.bool, device=device), status)
 
     def _with(self, network: Callable[..., Tensor]) -> ScoreModel:
         model = self.model
@@ -224,23 +233,26 @@ class _Recorder:
         if not is_finite(columns):
             raise NonFiniteError(self.solver, max(len(self.found), 1), time, first_bad_samples(columns.mT))
         self.found.append(columns)
-        out = out.detach()
+        out = out.detach().to(x.dtype)
+        p, q = (float(c) for c in conversion(self.model.prediction, "noise", sde, time))
+        flat = x.detach().reshape(len(x), -1)
+        noise = p * flat + q * out.reshape(len(x), -1)
         if self.truncation is None:
-            self.truncation = _truncation(self.model, point.detach().double(), out.double(), time, self.found[0])
-        return out.to(x.dtype)
+            self.truncation = _truncation(sde, flat, noise, time, columns)
+        if self.defect is not None:
+            self.defect.note(flat / alpha, noise)
+        return out
 
 
-def _truncation(model: ScoreModel, x: Tensor, out: Tensor, time: float, columns: Tensor) -> Tensor:
+def _truncation(sde: DiffusionSDE, x: Tensor, noise: Tensor, time: float, columns: Tensor) -> Tensor:
     """log p_t(x) - log p_0(x) to first order in t: -ln(alpha)(d + x.s) + (|eps|^2 - (d - tr J_D))/2: (B,).
 
     It integrates d log p_t/dt = -f (d + x.s) + g^2/2 (div s + |s|^2), the Fokker-Planck equation, with p_t held;
     s = -eps/sigma and sigma^2 div s = tr J_D - d.
     """
-    p, q = (float(c) for c in conversion(model.prediction, "noise", model.sde, time))
-    flat, noise = x.reshape(len(x), -1), (p * x + q * out).reshape(len(x), -1)
-    d = flat.shape[1]
+    d = x.shape[1]
     trace = torch.zeros_like(columns[0])
     for column in columns:
         trace = trace + column / len(columns)
-    along = d - (flat * noise).sum(1) / float(model.sde.sigma(time))
-    return -math.log(float(model.sde.alpha(time))) * along + 0.5 * (noise.square().sum(1) - d + trace)
+    along = d - inner(x, noise) / float(sde.sigma(time))
+    return -math.log(float(sde.alpha(time))) * along + 0.5 * (inner(noise, noise) - d + trace)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sdekit.solvers.diffusion.weights import lagrange
 
-__all__ = ["integral", "quadrature_weights", "standard_error"]
+__all__ = ["integral", "interval_weights", "quadrature_weights", "standard_error"]
 
 _ORDER = 6
 _NEIGHBOURS = 8  # blocks that the scatter of two or three columns is measured against
@@ -22,9 +22,19 @@ _GAUSS = np.polynomial.legendre.leggauss(_ORDER)
 
 def quadrature_weights(u: Tensor, order: int = _ORDER) -> Tensor:
     """The weights of the integral over u of values at the nodes u, float64 (n,), strictly monotone."""
+    weights = torch.zeros(len(u), dtype=torch.float64, device="cpu")
+    near, shares = interval_weights(u, order)
+    weights.index_add_(0, near.reshape(-1), shares.reshape(-1))
+    return weights
+
+
+def interval_weights(u: Tensor, order: int = _ORDER) -> tuple[Tensor, Tensor]:
+    """The same for each interval by itself: its m = min(order, n) nearest nodes, int64, and their weights, float64.
+
+    Both are (n - 1, m). The nodes are consecutive, and rise by one from an interval to the next away from the ends.
+    """
     n = len(u)
     points = min(order, n)
-    weights = torch.zeros(n, dtype=torch.float64, device="cpu")
     places = torch.from_numpy(0.5 * (_GAUSS[0] + 1))
     lengths = torch.from_numpy(0.5 * _GAUSS[1])
     start = torch.arange(n - 1, device="cpu")
@@ -32,9 +42,7 @@ def quadrature_weights(u: Tensor, order: int = _ORDER) -> Tensor:
     near = first[:, None] + torch.arange(points, device="cpu")
     h = u.diff()
     at = u[:-1, None] + h[:, None] * places
-    shares = (h[:, None, None] * lengths[None, :, None] * lagrange(u[near], at)).sum(1)
-    weights.index_add_(0, near.reshape(-1), shares.reshape(-1))
-    return weights
+    return near, (h[:, None, None] * lengths[None, :, None] * lagrange(u[near], at)).sum(1)
 
 
 def integral(weights: Tensor, values: Tensor) -> Tensor:
