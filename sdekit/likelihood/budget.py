@@ -28,7 +28,9 @@ class Budget:
             with a single probe fixed along the path, whose error cannot be told.
         integration: |log p - log p'|/3, where log p' comes from half the steps (an adaptive solver: ten times rtol and
             atol), both under one probe held fixed so that its noise drops out. For a method of order 2 that is the
-            error; for one of a higher order it is more than the error.
+            error; for one of a higher order it is more than the error. With fixed steps it is not less than what the
+            errors of the state along the path make of log p (`likelihood.defect`): half the steps may err alike. With
+            a tolerance, not less than a quarter of what it was at half the steps either.
         truncation: log p_{t_eps}(x) - log p_0(x), what is due to the density being that of the data with the noise of
             t_eps still in it. To first order in t, from the first evaluation,
             -ln(alpha)(d + x.s) + (|eps|^2 - (d - tr J_D))/2,   s = -eps/sigma;
@@ -38,7 +40,8 @@ class Budget:
             Where log_likelihood was told the target that the model is exact for, truncation is exact, and prior is
             |log p_T(x_T) - log prior(x_T)|.
         unknown: why an entry is None.
-        met: which samples' total is within the tolerance asked for, bool (B,); None where none was.
+        met: which samples' total is within the tolerance asked for, told from three solves or more, bool (B,); None
+            where none was.
 
     The model's own error, of its score against the data's, is in none of them; nor is that of treating discrete data
     as continuous.

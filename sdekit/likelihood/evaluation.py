@@ -138,12 +138,15 @@ class Estimate:
     nfe: int | Tensor
 
     def integration_error(self, coarse: Estimate) -> Tensor:
-        """The error of this solve, as the difference to one with half the steps tells it: (B,)."""
+        """The error of this solve: as the difference to one with half the steps tells it, and not less than what the
+        errors of the state along its path make (`Path.defect`), also where half the steps err alike: (B,).
+        """
         return torch.where(coarse.path.finished, self.error_beside(coarse.compared), math.nan)
 
     def error_beside(self, compared: Tensor) -> Tensor:
         """The same from the other's `compared`."""
-        return _FINER * torch.where(self.path.finished, (self.compared - compared).abs(), math.nan)
+        error = torch.maximum(_FINER * (self.compared - compared).abs(), self.path.defect.abs())
+        return torch.where(self.path.finished, error, math.nan)
 
 
 _FIXED = Hutchinson(1, "rademacher", "fixed")
