@@ -41,7 +41,7 @@ from sdekit.solvers.solution import Solution, SolveState, first_bad_samples
 from sdekit.solvers.step import StepSolver
 from sdekit.solvers.times import GridLike, solve_times
 
-__all__ = ["sample", "solve"]
+__all__ = ["check_derivatives", "sample", "solve"]
 
 NoiseFunction = Callable[[float, float, tuple[int, ...]], Tensor]
 Generators = torch.Generator | Sequence[torch.Generator]
@@ -165,12 +165,7 @@ def solve(
     ends = None if ends is None else ends.rows(slice(None), x0.shape[0])  # parameters that do not fit are told here
     times, kept = solve_times(moving, chosen, steps, grid, t0, t1, save_at)
     reread = _reread(moving, chosen, falling=bool(times[0] > times[-1]))
-    if reread is not moving and isinstance(reread.sde, Reread):
-        with torch.no_grad():
-            reread.sde.check(x0, times[0].to(x0.device))
-    elif reread.noise == "diagonal" and reread.calculus in chosen.own_entries and reread.sde is not None:
-        with torch.no_grad():
-            check_own_entries(reread.sde, x0, times[0].to(x0.device))
+    check_derivatives(chosen, moving, reread, x0, times[0])
     moving = reread
     source = noise_source(seed=seed, seeds=seeds, generator=generator, noise=noise, first=first)
     keep = trajectory or save_at is not None
@@ -301,6 +296,18 @@ def _reread(dynamics: Dynamics, solver: Solver, falling: bool = False) -> Dynami
     if not (isinstance(dynamics, ForwardSDE) and solver.stochastic):
         return dynamics
     return dynamics.read_by(solver.calculus, falling)
+
+
+def check_derivatives(solver: Solver, dynamics: Dynamics, reread: Dynamics, x0: Tensor, t0: Tensor) -> None:
+    """Raise UnsupportedError where a derivative of the diffusion that the solve needs cannot be had, as seen at x0.
+
+    reread: the dynamics in the solver's calculus; `dynamics` itself where it is that already.
+    """
+    with torch.no_grad():
+        if reread is not dynamics and isinstance(reread.sde, Reread):
+            reread.sde.check(x0, t0.to(x0.device))
+        elif reread.noise == "diagonal" and reread.calculus in solver.own_entries and reread.sde is not None:
+            check_own_entries(reread.sde, x0, t0.to(x0.device))
 
 
 def _first_time(t0: object, grid: object) -> float:

@@ -564,3 +564,15 @@ def test_a_variance_carried_by_few_samples_is_taken_for_larger():
         assert first.samples == 100_000
         assert first.variance_error < 0.1 * first.variance
         assert out.std_error**2 > 0.999 * (first.variance + first.variance_error) / first.samples
+
+
+def test_multilevel_refuses_coupled_entries_where_milstein_would_be_wrong():
+    coupled = sk.SDE(
+        lambda x, t: 0 * x,
+        lambda x, t: torch.stack([x[:, 1] * x[:, 0], 0.5 * x[:, 1]], 1),
+        "diagonal",
+        "stratonovich",
+    )
+    x0 = torch.tensor([[1.0, 0.6]], dtype=torch.float64)
+    with pytest.raises(UnsupportedError, match="declared diagonal, but an entry"):
+        sk.multilevel(coupled, x0, lambda x: x[:, 0], tolerance=0.1, t0=0.0, t1=1.0, solver="milstein_free", seed=0)

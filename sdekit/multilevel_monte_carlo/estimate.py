@@ -28,8 +28,8 @@ from sdekit.multilevel_monte_carlo.coupled import CoupledSolves
 from sdekit.multilevel_monte_carlo.levels import Levels, OutOfEvaluations
 from sdekit.multilevel_monte_carlo.result import Multilevel, Status, normal_quantile
 from sdekit.noise.keyed import check_seed
+from sdekit.sampling import check_derivatives
 from sdekit.sdes import AbstractSDE
-from sdekit.sdes.calculus import Reread
 from sdekit.sdes.torchsde_style import TorchsdeObject
 from sdekit.solvers.progress import Bar, progress_bar
 from sdekit.solvers.step import StepSolver
@@ -151,9 +151,7 @@ def _method(
     dynamics.rows(slice(0, 1), tuple(x0.shape))  # parameters of many samples are no parameters of all
     reread = dynamics.read_by(chosen.calculus, falling=t0 > t1)
     chosen.check(reread)
-    if isinstance(reread.sde, Reread) and reread is not dynamics:
-        with torch.no_grad():
-            reread.sde.check(x0, torch.tensor(t0, dtype=torch.float64, device=x0.device))
+    check_derivatives(chosen, dynamics, reread, x0, torch.tensor(t0, dtype=torch.float64, device=x0.device))
     return reread, chosen
 
 
