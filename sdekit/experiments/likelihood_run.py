@@ -190,7 +190,8 @@ def _joined(tables: list[pd.DataFrame]) -> pd.DataFrame:
     import pandas as pd
 
     whole = pd.concat(tables, ignore_index=True).sort_values("sample", ignore_index=True)
-    return whole.reindex(columns=max((list(_ALWAYS), *(list(table) for table in tables)), key=len))
+    columns: list[list[str]] = [list(_ALWAYS), *(table.columns.tolist() for table in tables)]
+    return whole.reindex(columns=max(columns, key=len))
 
 
 def _in_parts(x: Tensor) -> list[str]:
