@@ -9,6 +9,7 @@ second or so.
 from __future__ import annotations
 
 import bisect
+import math
 import re
 import time
 import warnings
@@ -171,7 +172,8 @@ def _warn_of_growth(name: str, start: Tensor, end: Tensor) -> None:
     """Say so where the state has grown as few equations do, and explicit steps that are too long for theirs do."""
     if not end.numel():
         return
-    was, now = max(1.0, float(start.detach().abs().max())), float(end.abs().max())
+    was, now = (float(torch.linalg.vector_norm(x.detach(), math.inf)) for x in (start, end))
+    was = max(1.0, was)
     if now > _ABSURD * was:
         warnings.warn(
             f"solver {name!r} ended with a state of size {now:.3g}, from one of {was:.3g}. If the equation does not "
