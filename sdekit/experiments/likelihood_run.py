@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -200,15 +200,13 @@ def _in_parts(x: Tensor) -> list[str]:
     return [str((x.dtype, tuple(x.shape))), *(fingerprint(x[a : a + rows]) for a in range(0, len(x), rows))]
 
 
-def _blocks(covered: Tensor, block: int) -> list[tuple[int, int]]:
+def _blocks(covered: Tensor, block: int) -> Iterator[tuple[int, int]]:
     """What is not covered yet, in blocks of neighbours."""
-    blocks: list[tuple[int, int]] = []
-    for i in (~covered).nonzero()[:, 0].tolist():
-        if blocks and blocks[-1][1] == i and i - blocks[-1][0] < block:
-            blocks[-1] = (blocks[-1][0], i + 1)
-        else:
-            blocks.append((i, i + 1))
-    return blocks
+    missing = torch.nn.functional.pad((~covered).to(torch.int8), (1, 1))
+    edges = missing.diff().nonzero()[:, 0].tolist()  # where a stretch begins, and where it ends
+    for start, stop in zip(edges[::2], edges[1::2], strict=True):
+        for a in range(start, stop, block):
+            yield a, min(stop, a + block)
 
 
 def _check_out(out: str | Path) -> Path:
