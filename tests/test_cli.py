@@ -294,8 +294,16 @@ def test_likelihood_to_a_tolerance_and_by_other_estimators(tmp_path):
     out, err = sdekit(*ring, "--tolerance", 1e-9, "--max-nfe", 60, code=1)
     assert json.loads(out)["results"]["without_success"] == 6
     assert "6 of 6 samples are without success" in err
-    kinds = {name: json.loads(sdekit(*ring, "--estimator", name)[0])["results"]["kind"] for name in ("ito", "elbo")}
-    assert kinds == {"ito": "approximate", "elbo": "bound"}
+    said = {name: json.loads(sdekit(*ring, "--estimator", name)[0])["results"] for name in ("ito", "elbo")}
+    assert {name: results["kind"] for name, results in said.items()} == {"ito": "approximate", "elbo": "bound"}
+    for results in said.values():  # no trace, so no truncation, and nothing to correct for it
+        assert "log_prob_0" not in results
+        assert "truncation_error" not in results["errors"]
+
+
+def test_help_of_likelihood_says_what_is_not_given():
+    out, _ = sdekit("likelihood", "--help")
+    assert out.count("default:") > 12  # brackets would be taken for markup, and left out
 
 
 def test_likelihood_of_discrete_data(tmp_path):

@@ -243,6 +243,9 @@ def test_the_budget_of_ito_tells_its_errors() -> None:
     assert float(ll.std_error.square().mean().sqrt()) == pytest.approx(scatter / 8**0.5 * (15 / 13) ** 0.5, rel=0.3)
     of_two = torch.stack([each.std_error for each in again]).square().mean().sqrt()
     assert float(of_two) == pytest.approx(2 * scatter, rel=0.3)
+    # Of two paths, by hand: s/sqrt(2) with s^2 = 2 (f_1 - m)^2, and twice that.
+    one = run(made("ito", VP, 40, repeats=1), target.score_model(VP), x, 0)
+    torch.testing.assert_close(again[0].std_error, 2 * (one.log_prob - again[0].log_prob).abs())
 
 
 # Both ----------------------------------------------------------------------------------------------------------------

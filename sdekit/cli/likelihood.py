@@ -30,7 +30,7 @@ _N = 64
 def likelihood(
     model: Annotated[str, typer.Option(help=HELP)] = "digits",
     sde: Annotated[
-        str | None, typer.Option(help="For an exact target: vp, sub_vp, ve, cosine_vp, edm or flow [default: vp].")
+        str | None, typer.Option(help="For an exact target: vp, sub_vp, ve, cosine_vp, edm or flow (default: vp).")
     ] = None,
     data: Annotated[
         str | None,
@@ -38,11 +38,11 @@ def likelihood(
             help="held-out: the digits kept from training, spread over their bins unless --dequantisation says how. "
             "exact: draws of the exact target. Or a file .npz, .npy or .safetensors with an array 'samples'; a .npy is "
             "read as it is needed, so it may be larger than memory; whole numbers are levels with --dequantisation "
-            "[default: exact for a target, else held-out]."
+            "(default: exact for a target, else held-out)."
         ),
     ] = None,
     n: Annotated[
-        int | None, typer.Option("-n", "--n", help=f"How many, from the first on [default: {_N}; all of a file].")
+        int | None, typer.Option("-n", "--n", help=f"How many, from the first on (default: {_N}; all of a file).")
     ] = None,
     label: Annotated[
         str | None, typer.Option(help="The class of the density p(x | y): a class, or 'each' for classes in turn.")
@@ -50,24 +50,24 @@ def likelihood(
     estimator: Annotated[
         str, typer.Option(help="flow: the probability flow. ito: along SDE paths, approximate. elbo: a lower bound.")
     ] = "flow",
-    repeats: Annotated[int | None, typer.Option(help="Of ito: paths a sample [default: 8].")] = None,
+    repeats: Annotated[int | None, typer.Option(help="Of ito: paths a sample (default: 8).")] = None,
     solver: Annotated[
-        str | None, typer.Option(help="Any deterministic solver: rk4, scipy:RK45, … [default: adams of order 4].")
+        str | None, typer.Option(help="Any deterministic solver: rk4, scipy:RK45, … (default: adams of order 4).")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Of a fixed-step solver [default: 60 evaluations].")] = None,
+    steps: Annotated[int | None, typer.Option(help="Of a fixed-step solver (default: 60 evaluations).")] = None,
     option: Annotated[
         list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="An option of the solver; repeatable.")
     ] = None,
     divergence: Annotated[
         str | None,
         typer.Option(
-            help="exact (one backward pass a dimension), hutchinson, hutch++ or xtrace (one a probe) [default: exact "
-            "up to 16 dimensions without --probes, else hutchinson]."
+            help="exact (one backward pass a dimension), hutchinson, hutch++ or xtrace (one a probe) (default: exact "
+            "up to 16 dimensions without --probes, else hutchinson)."
         ),
     ] = None,
-    probes: Annotated[int | None, typer.Option(help="Backward passes at each node [default: 2].")] = None,
+    probes: Annotated[int | None, typer.Option(help="Backward passes at each node (default: 2).")] = None,
     probe_distribution: Annotated[
-        str | None, typer.Option(help="Of hutchinson: adapted, rademacher, gaussian or hadamard [default: adapted].")
+        str | None, typer.Option(help="Of hutchinson: adapted, rademacher, gaussian or hadamard (default: adapted).")
     ] = None,
     integration_error: Annotated[
         bool, typer.Option("--integration-error", help="Estimate the solver's error too, by a coarser solve.")
@@ -77,11 +77,11 @@ def likelihood(
     ] = None,
     unit: Annotated[str, typer.Option(help="Of --tolerance: nats or bits/dim.")] = "nats",
     max_nfe: Annotated[
-        int | None, typer.Option(help="With --tolerance: evaluations a sample at most [default: 3000].")
+        int | None, typer.Option(help="With --tolerance: evaluations a sample at most (default: 3000).")
     ] = None,
-    t_eps: Annotated[float | None, typer.Option(help="Where the density is had [default: t_min of the SDE].")] = None,
+    t_eps: Annotated[float | None, typer.Option(help="Where the density is had (default: t_min of the SDE).")] = None,
     prior: Annotated[
-        str | None, typer.Option(help="standard or matched [default: by what the model predicts].")
+        str | None, typer.Option(help="standard or matched (default: by what the model predicts).")
     ] = None,
     dequantisation: Annotated[
         str | None,
@@ -89,7 +89,7 @@ def likelihood(
             help="uniform or truncated_normal: bound log P of discrete data, whose bins --data-range and --levels name."
         ),
     ] = None,
-    samples: Annotated[int | None, typer.Option(help="Of --dequantisation: draws a sample [default: 1].")] = None,
+    samples: Annotated[int | None, typer.Option(help="Of --dequantisation: draws a sample (default: 1).")] = None,
     seed: Annotated[int, typer.Option(help="Of probes, of dequantisation and of exact draws.")] = 0,
     data_range: Annotated[
         str | None,
@@ -337,7 +337,10 @@ def _bins(span: list[float], levels: int | None) -> tuple[float, float]:
 
 
 def _summary(table: pd.DataFrame) -> dict[str, Any]:
-    """Means over the samples, each with its standard error sd/sqrt(n), and the errors' means and largest values."""
+    """Means over the samples, each with its standard error sd/sqrt(n), and the errors' means and largest values.
+
+    What is known of no sample is left out; of std_error it is said that it is not.
+    """
     import numpy
 
     nfe = table["nfe"].dropna()
@@ -349,15 +352,17 @@ def _summary(table: pd.DataFrame) -> dict[str, Any]:
         "divergence": _only(table["divergence"]),
     }
     for name in _WORDS:
-        if name in table:
-            values = table[name].dropna()
+        values = table[name].dropna() if name in table else ()
+        if len(values):
             error = float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
             summary[name] = {"mean": float(values.mean()), "standard_error": error}
     known = table["std_error"].dropna()
     summary["probe_error_of_the_mean"] = float(numpy.sqrt((known**2).sum())) / max(len(known), 1)
-    errors = {"std_error": "std_error", **{c: c for c in table if str(c).endswith("_error") and c != "std_error"}}
+    errors = ["std_error", *(c for c in table if str(c).endswith("_error") and c != "std_error")]
     summary["errors"] = {
-        name: {"mean": float(table[name].mean()), "largest": float(table[name].abs().max())} for name in errors
+        name: {"mean": float(table[name].mean()), "largest": float(table[name].abs().max())}
+        for name in errors
+        if name == "std_error" or table[name].notna().any()
     }
     return summary
 
