@@ -479,6 +479,12 @@ def test_a_control_is_checked() -> None:
         GaussianControl(torch.tensor([[1.0, 0.5], [0.0, 1.0]]))
     with pytest.raises(ArgumentError, match="finite"):
         GaussianControl(torch.full((2, 2), math.nan))
+    with pytest.raises(ArgumentError, match="below 0"):
+        GaussianControl(torch.tensor([[1.0, 2.0], [2.0, 1.0]]))
+    GaussianControl(torch.zeros(2, 2))  # data that is one point
+    flat = torch.randn(40, 400, generator=torch.Generator().manual_seed(0))
+    GaussianControl.fit(flat)  # of rank 39: the other eigenvalues are rounding
+    GaussianControl(torch.cov(flat.T + 0.1))  # the same in float32
     with pytest.raises(ShapeError, match="two samples"):
         GaussianControl.fit(torch.zeros(1, 2))
     data = torch.randn(50, 2, 3, generator=torch.Generator().manual_seed(0))

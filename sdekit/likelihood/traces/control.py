@@ -43,7 +43,11 @@ class GaussianControl:
         size = float(c.abs().max())
         if not bool(torch.isfinite(c).all()) or float((c - c.mT).abs().max()) > 1e-6 * size:
             raise ArgumentError("covariance must be finite and symmetric.")
-        object.__setattr__(self, "covariance", 0.5 * (c + c.mT))
+        c = 0.5 * (c + c.mT)
+        values = torch.linalg.eigvalsh(c)
+        if float(values[0]) < -1e-5 * float(values[-1]):  # less is the rounding of a covariance in float32
+            raise ArgumentError("covariance must have no eigenvalue below 0; is it a covariance? (`fit` makes one.)")
+        object.__setattr__(self, "covariance", c)
 
     @classmethod
     def fit(cls, data: Tensor) -> GaussianControl:
