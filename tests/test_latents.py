@@ -13,7 +13,7 @@ from sdekit.latents import decode, encode, interpolate, round_trip
 from sdekit.likelihood import log_likelihood
 from sdekit.models import ScoreModel, bundled
 from sdekit.sampling import sample
-from sdekit.sdes import DIFFUSION_SDES, VPSDE
+from sdekit.sdes import DIFFUSION_SDES, EDMSDE, VPSDE
 from sdekit.solvers import ScipyODE
 from sdekit.targets import Gaussian, digits, ring
 
@@ -228,6 +228,10 @@ def test_the_round_trip_is_reported() -> None:
     torch.testing.assert_close(trip.rms, off.square().mean(1).sqrt())
     # Two coordinates of N(0, 1): their mean square over 12 samples is 1 within 4 standard errors, sqrt(2/24).
     assert abs(float(trip.latent_rms.square().mean()) - 1) < 4 * math.sqrt(2 / 24)
+    wide = target.score_model(EDMSDE())
+    of_wide = round_trip(wide, x, steps=10)
+    rms = of_wide.latent.double().square().mean(1).sqrt() / math.hypot(80, wide.data_std)  # sigma_T is 80, alpha 1
+    torch.testing.assert_close(of_wide.latent_rms, rms)
     coarse = round_trip(model, x, steps=10)
     assert float(coarse.largest.max()) > 10 * float(trip.largest.max())
     assert "rms error" in str(trip)
