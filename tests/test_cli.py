@@ -301,6 +301,13 @@ def test_likelihood_to_a_tolerance_and_by_other_estimators(tmp_path):
         assert "truncation_error" not in results["errors"]
 
 
+def test_likelihood_bounds_the_truncation():
+    ring = ["likelihood", "--model", "ring", "-n", 6, "--steps", 58, "--json", "--truncation", "decoder"]
+    said = json.loads(sdekit(*ring)[0])["results"]
+    assert said["nfe"]["mean"] == 3 * 60 + 2
+    assert said["log_prob_0"]["mean"] == pytest.approx(said["exact_log_prob"]["mean"], abs=1e-3)
+
+
 def test_help_of_likelihood_says_what_is_not_given():
     out, _ = sdekit("likelihood", "--help")
     assert out.count("default:") > 12  # brackets would be taken for markup, and left out

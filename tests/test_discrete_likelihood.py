@@ -377,6 +377,12 @@ def test_input_that_makes_no_sense_is_told_before_any_evaluation(wrong: dict, me
     assert calls(model) == 0
 
 
+def test_the_noise_of_t_eps_is_not_taken_off_again() -> None:
+    model = gaussian_model(VP, 0.0, 0.5, shape=(2,))
+    with pytest.raises(ArgumentError, match="leave truncation out"):
+        discrete_log_likelihood(model, torch.zeros(1, 2).long(), levels=2, data_range=RANGE, truncation="decoder")
+
+
 def test_a_model_is_a_score_model_and_names_are_known() -> None:
     with pytest.raises(ArgumentError, match="ScoreModel"):
         discrete_log_likelihood(lambda x, t: x, torch.tensor([[1]]), levels=4, data_range=RANGE)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ import sdekit as sk
 from sdekit.errors import ArgumentError, NonFiniteError, ShapeError, UnknownNameError, UnsupportedError
 from sdekit.likelihood.budget import total_error
 from sdekit.likelihood.settings import check_tolerance
-from sdekit.targets import GaussianMixture, digits, ring
+from sdekit.targets import Gaussian, GaussianMixture, digits, ring
 
 VP = sk.VPSDE()
 
@@ -67,10 +67,68 @@ def test_a_tolerance_is_met_and_what_it_took_is_told(divergence: str) -> None:
     assert len(found[0.003].nfe.unique()) > 1  # each sample takes what it needs
 
 
-def narrow() -> GaussianMixture:
+@pytest.mark.parametrize("sde", [VP, sk.FlowSDE()], ids=lambda sde: sde.name)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=label)
+def test_the_decoders_bound_of_a_gaussian_is_its_density_draw_by_draw(sde, dtype: torch.dtype) -> None:
+    # The posterior of x_0 given x_eps is N(D, s^2 I). Data 30 times as narrow as the noise of t_eps for VP.
+    target = Gaussian(torch.tensor([0.3, -1.0, 2.0], dtype=torch.float64), 1e-5)
+    model, x = target.score_model(sde), target.sample(20, seed=3, dtype=torch.float64).to(dtype)
+    ll = sk.log_likelihood(model, x, truncation="decoder", steps=118)
+    # The flow's error, measured 2e-3; float32 rounds x to 1e-7/3e-3 of a standard deviation, and D likewise.
+    torch.testing.assert_close(ll.log_prob_0, target.log_prob(x.double()), rtol=0, atol=5e-3)
+    first_order = sk.log_likelihood(model, x, steps=118)
+    assert torch.equal(first_order.log_prob, ll.log_prob)
+    assert float((first_order.log_prob_0 - target.log_prob(x.double())).abs().mean()) > 0.1
+
+
+def test_the_decoders_bound_where_the_data_is_finer_than_the_noise_that_is_left() -> None:
+    target = narrow(0.003)  # and sigma at t_min is 0.01
+    model, x = target.score_model(VP), target.sample(100, seed=3, dtype=torch.float64)
+    gap = target.log_prob(x) - sk.log_likelihood(model, x, truncation="decoder", steps=118).log_prob_0
+    # Measured 1e-3 at most, where the first order is off by 1.2 in the mean square.
+    assert float(gap.abs().max()) < 0.01
+
+
+def test_the_decoders_bound_is_below_where_the_posterior_is_no_gaussian() -> None:
+    target, t = ring(), 0.2  # sigma/alpha = 0.72 there: of several modes
+    model, x = target.score_model(VP), target.sample(400, seed=3, dtype=torch.float64)
+    ll = sk.log_likelihood(model, x, truncation="decoder", t_eps=t)
+    gap = target.log_prob(x) - ll.log_prob_0
+    # By hand, from other draws: E log p_t(x_t) + log N(x; D, s^2 I) - log N(x_t; alpha x, sigma^2 I).
+    alpha, sigma = float(VP.alpha(t)), float(VP.sigma(t))
+    xi = torch.randn(400, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    point = (alpha * x + sigma * xi).requires_grad_()
+    mean = model.denoised(point, t)
+    trace = sum(torch.autograd.grad(mean[:, i].sum(), point, retain_graph=True)[0][:, i] for i in range(2))
+    s = (sigma**2 / alpha * trace / 2).sqrt()[:, None]  # s^2 = (sigma/alpha)^2 tr(dD/dx~)/2, x~ = x/alpha
+    log_normal = torch.distributions.Normal(mean, s).log_prob(x).sum(1)
+    noise = torch.distributions.Normal(alpha * x, sigma).log_prob(point).sum(1)
+    by_hand = target.log_prob(x) - (target.log_prob_at(point.detach(), t, VP) + log_normal - noise).detach()
+    assert float(gap.mean()) == pytest.approx(float(by_hand.mean()), abs=4 * float(by_hand.std()) / 20)
+    assert float(gap.mean()) > 4 * float(gap.std()) / 20  # a bound in the mean: single draws may lie above
+
+
+def test_a_sample_with_a_decoder_is_bit_equal_alone_and_its_evaluations_are_counted() -> None:
+    exact, calls = ring().score_model(VP), []
+
+    def network(x, t):
+        calls.append(1)
+        return exact.network(x, t)
+
+    model, x = sk.ScoreModel(network, VP, "v", data_std=1.0), draws(5)
+    x[1] = 40.0
+    how = {"truncation": "decoder", "steps": 12, "divergence": "hutchinson"}
+    whole = sk.log_likelihood(model, x, **how)
+    assert whole.nfe == len(calls) == 3 * 14 + 2
+    alone = sk.log_likelihood(model, x[3:4], first=3, **how)
+    assert torch.equal(alone.log_prob_0, whole.log_prob_0[3:4])
+    assert torch.equal(sk.log_likelihood(model, x, chunk=2, **how).log_prob_0, whole.log_prob_0)
+
+
+def narrow(std: float = 0.02) -> GaussianMixture:
     generator = torch.Generator().manual_seed(5)
     means = 1.5 * torch.randn(5, 2, generator=generator, dtype=torch.float64)
-    return GaussianMixture(torch.full((5,), 0.2, dtype=torch.float64), means, torch.full((5,), 4e-4).double())
+    return GaussianMixture(torch.full((5,), 0.2, dtype=torch.float64), means, torch.full((5,), std**2).double())
 
 
 def test_the_integration_entry_also_sees_errors_that_half_the_steps_make_alike() -> None:
@@ -233,6 +291,10 @@ def test_the_total_is_of_probes_and_integration_and_the_prior() -> None:
         ({"target": ring().score_model(VP)}, ArgumentError, "exact target"),
         ({"target": digits()}, ShapeError, "the target's samples"),
         ({"estimator": "elbo", "tolerance": 0.1}, ArgumentError, "tolerance"),
+        ({"truncation": "second_order"}, UnknownNameError, "decoder"),
+        ({"truncation": "decoder", "tolerance": 0.1}, ArgumentError, "combined with tolerance"),
+        ({"truncation": "decoder", "target": ring()}, ArgumentError, "combined with target"),
+        ({"truncation": "decoder", "estimator": "elbo"}, ArgumentError, "truncation"),
         ({"estimator": "ito", "target": ring()}, ArgumentError, "target"),
         ({"solver": "ddim", "eta": 1.0, "tolerance": 0.1}, (ArgumentError, UnsupportedError), "eta|stochastic"),
     ],

@@ -80,6 +80,13 @@ def likelihood(
         int | None, typer.Option(help="With --tolerance: evaluations a sample at most (default: 3000).")
     ] = None,
     t_eps: Annotated[float | None, typer.Option(help="Where the density is had (default: t_min of the SDE).")] = None,
+    truncation: Annotated[
+        str | None,
+        typer.Option(
+            help="How log p at t = 0 is had from that at t-eps: first_order, or a decoder's bound for two more solves "
+            "(default: exact for a target, else first_order)."
+        ),
+    ] = None,
     prior: Annotated[
         str | None, typer.Option(help="standard or matched (default: by what the model predicts).")
     ] = None,
@@ -140,8 +147,9 @@ def likelihood(
         "tolerance_unit": None if unit == "nats" else unit,
         "max_nfe": max_nfe,
         "t_eps": t_eps,
+        "truncation": truncation,
         "prior": prior,
-        "target": named.target if estimator == "flow" else None,
+        "target": named.target if estimator == "flow" and truncation is None else None,
         "condition": None if classes is None else {"y": classes},
         **options(option or []),
     }
@@ -352,8 +360,8 @@ def _summary(table: pd.DataFrame) -> dict[str, Any]:
         "divergence": _only(table["divergence"]),
     }
     for name in _WORDS:
-        values = table[name].dropna() if name in table else ()
-        if len(values):
+        if name in table and table[name].notna().any():
+            values = table[name].dropna()
             error = float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
             summary[name] = {"mean": float(values.mean()), "standard_error": error}
     known = table["std_error"].dropna()

@@ -13,7 +13,7 @@ __all__ = ["Budget", "total_error"]
 _MEANING = {
     "probe": "standard error from what was drawn: probes, paths or times",
     "integration": "from the difference to half the steps (or ten times the tolerances)",
-    "truncation": "log p at t_eps less log p at t = 0, to first order",
+    "truncation": "log p at t_eps less log p at t = 0, to first order or bounded",
     "prior": "bound, in the mean over data, on what the prior at T being a Gaussian costs",
 }
 
@@ -34,7 +34,8 @@ class Budget:
         truncation: log p_{t_eps}(x) - log p_0(x), what is due to the density being that of the data with the noise of
             t_eps still in it. To first order in t, from the first evaluation,
             -ln(alpha)(d + x.s) + (|eps|^2 - (d - tr J_D))/2,   s = -eps/sigma;
-            signed; it means what it says where the data's density is smooth at the scale sigma(t_eps).
+            signed; it means what it says where the data's density is smooth at the scale sigma(t_eps). With
+            truncation="decoder": log p_{t_eps}(x) less a lower bound on log p_0(x).
         prior: KL(N(alpha_T x_0, sigma_T^2 I) || prior) at x_0 = x/alpha(t_eps). Its mean over the data bounds
             KL(p_T || prior), the mean error of log p that comes from taking the prior for p_T.
             Where log_likelihood was told the target that the model is exact for, truncation is exact, and prior is

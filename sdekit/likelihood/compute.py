@@ -18,12 +18,14 @@ from sdekit.likelihood.ito import Ito
 from sdekit.likelihood.prior import PriorKind, prior_kind
 from sdekit.likelihood.result import LogLikelihood
 from sdekit.likelihood.settings import (
+    Truncation,
     Unit,
     at_level,
     check_divergence,
     check_solver,
     check_span,
     check_tolerance,
+    check_truncation,
     coarser,
     make_nodes,
 )
@@ -55,6 +57,7 @@ def log_likelihood(
     prior: PriorKind | None = None,
     target: Target | None = None,
     t_eps: float | None = None,
+    truncation: Truncation = "first_order",
     condition: Mapping[str, Any] | None = None,
     integration_error: bool = False,
     tolerance: float | None = None,
@@ -106,6 +109,10 @@ def log_likelihood(
         target: the distribution of the data, where the model is exact for it (`Target.score_model`): `truncation` and
             `prior` of the budget are then not estimates but the errors themselves.
         t_eps: where the density is asked for; `t_min` of the SDE unless given.
+        truncation: how the budget knows of it. "first_order" in the noise of t_eps, for no evaluation, where the data's
+            density is smooth at that scale. "decoder": log_prob less a lower bound on log p at 0, by a Gaussian decoder
+            (`likelihood.decoder`), for two more solves from noised x; `log_prob_0` is then that bound, one in the mean
+            over draws. Without tolerance and target.
         condition: keyword arguments for every network call; batch-first tensors are cut with the batch.
         integration_error: solve once more with half the steps (ten times the tolerances) for `budget.integration`.
         tolerance: spend steps and probes until `budget.total` of each sample is at most this. Level after level has
@@ -149,6 +156,7 @@ def log_likelihood(
         settled = {"steps": steps, "integration_error": integration_error, **options}
         goal = check_tolerance(tolerance, tolerance_unit, max_nfe, settled, d)
         chosen = check_solver(solver, options)
+        decoder = check_truncation(truncation, {"tolerance": tolerance, "target": target})
         trace = check_divergence(divergence, probes, probe_distribution, probes_along, control, d)
         if size < len(x) and chosen.couples_batch:
             raise UnsupportedError(
@@ -167,10 +175,10 @@ def log_likelihood(
         else:
             nodes = make_nodes(model, chosen, steps, grid, span)
             coarse = coarser(chosen, nodes) if integration_error else None
-            how = Evaluation(chosen, nodes, trace, kind, coarse, target, progress)
+            how = Evaluation(chosen, nodes, trace, kind, coarse, target, progress, decoder)
     else:
         of_flow: dict[str, object] = {"solver": solver, "divergence": divergence, "probes": probes, "control": control}
-        of_flow["target"] = target
+        of_flow["target"], of_flow["truncation"] = target, None if truncation == "first_order" else truncation
         of_flow["tolerance_unit"] = None if tolerance_unit == "nats" else tolerance_unit
         of_flow |= {"probe_distribution": probe_distribution, "probes_along": probes_along, "max_nfe": max_nfe}
         of_flow |= {"integration_error": integration_error, "tolerance": tolerance, **options}

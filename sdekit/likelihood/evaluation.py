@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sdekit.errors import NonFiniteError
 from sdekit.likelihood.budget import Budget
+from sdekit.likelihood.decoder import decoder_bound
 from sdekit.likelihood.path import Nodes, Path, walk
 from sdekit.likelihood.prior import Prior, PriorKind, make_prior
 from sdekit.likelihood.quadrature import integral, quadrature_weights, standard_error
@@ -37,6 +38,7 @@ class Evaluation:
 
     coarse: the solver and the nodes of a second solve, for the integration's error; None for none.
     target: the distribution that the model is exact for, if it is known: truncation and prior are then so too.
+    decoder: whether truncation comes from a bound on log p at 0 and not from its first order.
     """
 
     solver: Solver
@@ -46,6 +48,7 @@ class Evaluation:
     coarse: tuple[Solver, Nodes] | None
     target: Target | None = None
     progress: bool = False
+    decoder: bool = False
 
     @property
     def kind(self) -> Kind:
@@ -108,6 +111,9 @@ class Evaluation:
 
     def _together(self, model: ScoreModel, x: Tensor, source: NoiseSource) -> LogLikelihood:
         found = self.estimate(model, x, source, compared=self.coarse is not None)
+        if self.decoder:
+            bound, nfe = decoder_bound(self, model, x, source)
+            found = replace(found, truncation=found.log_prob - bound, nfe=found.nfe + nfe)
         if self.coarse is None:
             return self.result(found, None, x)
         solver, nodes = self.coarse

@@ -22,12 +22,14 @@ from sdekit.solvers.diffusion.adams import Adams
 
 __all__ = [
     "DEFAULT_SOLVER",
+    "Truncation",
     "Unit",
     "at_level",
     "check_divergence",
     "check_solver",
     "check_span",
     "check_tolerance",
+    "check_truncation",
     "coarser",
     "make_nodes",
 ]
@@ -45,6 +47,7 @@ _LOOSEST = 1e-3
 _MOST_EVALUATIONS = 3000
 
 Unit = Literal["nats", "bits/dim"]
+Truncation = Literal["first_order", "decoder"]
 
 
 def check_solver(solver: str | Solver | None, options: Mapping[str, Any]) -> Solver:
@@ -160,6 +163,21 @@ def check_tolerance(
         raise ArgumentError(f"{' and '.join(wrong)} cannot be combined with tolerance, which settles it; leave it out.")
     nats = check_positive("tolerance", tolerance) * (d * math.log(2) if unit == "bits/dim" else 1.0)
     return nats, check_positive_integer("max_nfe", _MOST_EVALUATIONS if max_nfe is None else max_nfe)
+
+
+def check_truncation(truncation: object, others: Mapping[str, object]) -> bool:
+    """Whether the truncation is to come from a decoder's bound.
+
+    Raises:
+        UnknownNameError: if there is none of that name.
+        ArgumentError: for "decoder" with one of `others`, all of which must be None.
+    """
+    if truncation not in get_args(Truncation):
+        raise UnknownNameError("truncation", truncation, get_args(Truncation))
+    given = [name for name, value in others.items() if value is not None]
+    if truncation == "decoder" and given:
+        raise ArgumentError(f"truncation='decoder' cannot be combined with {' and '.join(given)}; leave one out.")
+    return truncation == "decoder"
 
 
 def at_level(solver: Solver, divergence: Divergence, level: int, factor: int) -> tuple[Solver, int, Divergence]:

@@ -85,6 +85,8 @@ def discrete_log_likelihood(
         raise ArgumentError(
             f"model must be a ScoreModel, got {type(model).__name__}; wrap it: ScoreModel(network, sde)."
         )
+    if "truncation" in arguments:
+        raise ArgumentError("P of discrete data is bounded with the noise of t_eps in it; leave truncation out.")
     bins = Bins(levels, data_range)
     level = bins.levels_of(x)
     dtype = x.dtype if x.is_floating_point() else model.placement[0]
