@@ -112,7 +112,7 @@ def log_likelihood(
         truncation: how the budget knows of it. "first_order" in the noise of t_eps, for no evaluation, where the data's
             density is smooth at that scale. "decoder": log_prob less a lower bound on log p at 0, by a Gaussian decoder
             (`likelihood.decoder`), for two more solves from noised x; `log_prob_0` is then that bound, one in the mean
-            over draws. Without tolerance and target.
+            over draws, whose noise (theirs and their probes') is in no entry. Without tolerance and target.
         condition: keyword arguments for every network call; batch-first tensors are cut with the batch.
         integration_error: solve once more with half the steps (ten times the tolerances) for `budget.integration`.
         tolerance: spend steps and probes until `budget.total` of each sample is at most this. Level after level has
