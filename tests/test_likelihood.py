@@ -23,6 +23,7 @@ from sdekit.likelihood import (
     log_likelihood,
 )
 from sdekit.likelihood.flow import LogSigmaFlow
+from sdekit.likelihood.settings import DEFAULT_SOLVER, make_nodes
 from sdekit.models import Prediction, ScoreModel
 from sdekit.sampling import solve
 from sdekit.sdes import DIFFUSION_SDES, EDMSDE, VESDE, VPSDE, CustomDiffusionSDE
@@ -288,6 +289,22 @@ def test_any_grid_serves(grid: str) -> None:
     ll = log_likelihood(model, x, grid=grid, steps=120, prior="standard")
     # Wherever the steps are, they converge to the same: measured up to 2e-5 (karras).
     torch.testing.assert_close(ll.log_prob, of_flow(target, VP, x, model.data_std), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("sde", [VP, EDMSDE()], ids=lambda sde: sde.name)
+@pytest.mark.parametrize(("scale", "steps"), [(1.0, 58), (0.1, 20), (5.0, 200)])
+def test_the_default_grid_has_equal_shares_of_its_density_at_the_scale_of_the_data(sde, scale, steps) -> None:
+    model = ScoreModel(lambda x, t: x, sde, "v", data_std=scale)
+    nodes = make_nodes(model, DEFAULT_SOLVER, steps, None, (sde.t_min, sde.t_max))
+    assert len(nodes) == steps + 1
+    torch.testing.assert_close(nodes.u, -0.5 * sde.log_snr(nodes.times))
+    shares = []
+    for a, b in zip(nodes.u[:-1].tolist(), nodes.u[1:].tolist(), strict=True):
+        level = torch.exp(torch.linspace(a, b, 101, dtype=torch.float64))
+        rise, fall = 1 + (0.15 * scale / level).square(), 1 + (level / (2 * scale)).square()
+        shares.append(torch.trapezoid(0.1 + 6 / steps + 1 / (rise * fall), dx=(b - a) / 100))
+    # Places are interpolated in a table of 4096 cells: a share of a two-hundredth is 20 of them.
+    torch.testing.assert_close(torch.stack(shares), torch.stack(shares).mean().expand(steps), rtol=1e-3, atol=0)
 
 
 def test_the_users_own_places() -> None:

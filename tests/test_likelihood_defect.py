@@ -156,6 +156,9 @@ def test_it_sees_errors_that_half_the_steps_make_alike(sde) -> None:
         assert float(((made - coarse) / 3).abs().mean()) < 0.3 * float(made.mean())
         told = path_of(model, between).defect.abs()
         assert bool((told > made).all())
+        ll = sk.log_likelihood(model, between, prior="standard", integration_error=True)
+        assert ll.budget.integration is not None
+        assert bool((ll.budget.integration > 0.9 * told).all())
         assert bool((told < 6 * made).all())
 
 
