@@ -68,6 +68,12 @@ class Classification:
         errors = self.std_errors.gather(1, self.log_posterior.topk(2, dim=1).indices)
         return torch.hypot(errors[:, 0], errors[:, 1])
 
+    def __repr__(self) -> str:
+        return (
+            f"Classification({len(self.log_prob)} samples, {len(self.classes)} classes, smallest margin "
+            f"{float(self.margin.min()):.3g} nats, of {self.likelihoods[0]!r} and the others)"
+        )
+
 
 def classify(
     model: ScoreModel,
@@ -93,7 +99,8 @@ def classify(
             takes.
 
     Raises:
-        ArgumentError, ShapeError: for input that makes no sense, before any evaluation; and as `log_likelihood`.
+        ArgumentError, ShapeError: for input that makes no sense, before any evaluation; and as `log_likelihood`, which
+            also tells of a class that the network has not, when its turn comes.
     """
     x = check_state("x", x)
     kinds = _classes(classes)

@@ -43,6 +43,7 @@ def test_the_posterior_is_bayes_rule_on_the_exact_densities() -> None:
     assert found.classes == (2, 0, 1)
     assert found.predicted == [(2, 0, 1)[i] for i in joint.argmax(1).tolist()]
     torch.testing.assert_close(found.log_posterior.exp().sum(1), torch.ones(40, dtype=torch.float64))
+    assert repr(found).startswith("Classification(40 samples, 3 classes, smallest margin ")
     two = joint.sort(1, descending=True).values
     torch.testing.assert_close(found.margin, two[:, 0] - two[:, 1], rtol=0, atol=4e-3)
 
