@@ -28,7 +28,7 @@ def compare(
     models: Annotated[
         str, typer.Option(help="Models, by commas: digits, digits:exact, ring, moons, or folders of saved models.")
     ] = "digits,digits:exact",
-    sde: Annotated[str | None, typer.Option(help="Of the exact targets [default: vp].")] = None,
+    sde: Annotated[str | None, typer.Option(help="Of the exact targets (default: vp).")] = None,
     solvers: Annotated[
         str | None,
         typer.Option(help="Solvers, by commas; 'diffusers:step_pred' beside those of `sdekit solvers`."),
@@ -40,7 +40,7 @@ def compare(
     n: Annotated[
         int | None,
         typer.Option(
-            "-n", "--n", help=f"Samples a run [default: {_OF_NETWORK} of a network, {_OF_TARGET} of a target]."
+            "-n", "--n", help=f"Samples a run (default: {_OF_NETWORK} of a network, {_OF_TARGET} of a target)."
         ),
     ] = None,
     metrics: Annotated[
@@ -50,7 +50,7 @@ def compare(
     reference: Annotated[
         str | None, typer.Option(help="The target that networks are measured against: digits, ring or moons.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Runs side by side [default: the number of cores].")] = None,
+    workers: Annotated[int | None, typer.Option(help="Runs side by side (default: the number of cores).")] = None,
     out: Annotated[Path, typer.Option(help="The folder to write; the same command goes on where it stopped.")] = Path(
         "runs/compare"
     ),

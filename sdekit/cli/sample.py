@@ -27,12 +27,12 @@ _TILES = 1024
 def sample(
     model: Annotated[str, typer.Option(help=HELP)] = "digits",
     sde: Annotated[
-        str | None, typer.Option(help="For an exact target: vp, sub_vp, ve, cosine_vp, edm or flow [default: vp].")
+        str | None, typer.Option(help="For an exact target: vp, sub_vp, ve, cosine_vp, edm or flow (default: vp).")
     ] = None,
     solver: Annotated[
         str, typer.Option(help="A name of `sdekit solvers`, or of another library; table:FILE for a saved table.")
     ] = "ddim",
-    steps: Annotated[int | None, typer.Option(help=f"Steps of a fixed-step solver [default: {_STEPS}].")] = None,
+    steps: Annotated[int | None, typer.Option(help=f"Steps of a fixed-step solver (default: {_STEPS}).")] = None,
     n: Annotated[int, typer.Option("-n", "--n", help="How many samples.")] = 64,
     seed: Annotated[int, typer.Option(help="Each sample has its own stream, keyed by seed and index.")] = 0,
     grid: Annotated[
@@ -43,7 +43,7 @@ def sample(
         list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="An option of the solver; repeatable.")
     ] = None,
     denoise: Annotated[bool, typer.Option("--denoise", help="End with E[x_0 | x]: one evaluation more.")] = False,
-    t_end: Annotated[float | None, typer.Option(help="Where the solve ends [default: t_min of the SDE].")] = None,
+    t_end: Annotated[float | None, typer.Option(help="Where the solve ends (default: t_min of the SDE).")] = None,
     chunk: Annotated[
         int | None, typer.Option(help="At most so many samples at a time; same result up to rounding.")
     ] = None,
