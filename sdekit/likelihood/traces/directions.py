@@ -3,7 +3,7 @@ r"""An orthogonal basis whose first vectors follow the dominant directions of a 
 From pairs (v_i, w_i = J v_i) of past nodes, with W their matrix and G = (V^T W + W^T V)/2, Nystroem's approximation is
 J ~ W G^+ W^T (Nystroem 1930; for randomised v: Tropp et al. 2017, arXiv 1706.05736); its eigenvectors are the columns
 of W G^(-1/2) E, E those of G^(-1/2) W^T W G^(-1/2). A network's J may have negative eigenvalues: |G| then stands for G,
-which keeps the range. Householder reflections make the first basis vectors of them,
+which keeps the range. Householder reflections make the first basis vectors of those whose eigenvalues stand out,
 exactly orthogonal whatever the pairs were, and leave the others near the standard basis (Householder 1958).
 """
 
@@ -20,6 +20,11 @@ __all__ = ["Directions"]
 
 _SMALLEST = 1e-3  # eigenvalues of G below this part of the largest are rounding, or a J that changed meanwhile
 _TURNED = 1e-6  # the same as a part of |V||W|, where J turns every v into a direction orthogonal to it
+
+# Followed directions turn the basis: where J is near diagonal in the standard one, as a network's is at low noise, that
+# makes noise, so that only those are followed that stand out by this factor (measured in docs/likelihood.md).
+_STANDS_OUT = 4.0
+_LEAST_LEVEL = 0.1  # of the mean eigenvalue
 
 
 @final
@@ -62,8 +67,8 @@ def _dominant(pairs: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
     lengths = torch.sqrt(_total([inner(v, v) for v in vs]) * _total([inner(w, w) for w in ws]))[:, None]
     floor = _SMALLEST * values.amax(1, keepdim=True) + _TURNED * lengths
     root = vectors * torch.rsqrt(torch.where(floor > 0, values + floor, 1.0))[:, None, :]
-    _, turned = torch.linalg.eigh(_product(_product(root.mT, squares), root))
-    weights = _product(root, turned).flip(2)
+    found, turned = torch.linalg.eigh(_product(_product(root.mT, squares), root))
+    weights = _product(root, turned).flip(2) * _standing_out(found.flip(1), vs, ws)[:, None, :]
     columns = []
     for j in range(len(pairs)):
         column = torch.zeros_like(ws[0])
@@ -71,6 +76,19 @@ def _dominant(pairs: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
             column = column + weights[:, i, j, None] * w
         columns.append(column)
     return columns
+
+
+def _standing_out(values: Tensor, vs: list[Tensor], ws: list[Tensor]) -> Tensor:
+    """1 for the eigenvalues of Nystroem's J, (B, m), that stand out of the others', 0 for those that do not.
+
+    The others' level is what the mean of v^T J v, the trace, leaves for each of them.
+    """
+    d, m = vs[0].shape[1], len(vs)
+    trace = _total([inner(v, w) for v, w in zip(vs, ws, strict=True)]).abs() / m
+    found = values.clamp(min=0)
+    rest = (trace - _total(list(found.unbind(1)))).clamp(min=0) / d
+    level = torch.maximum(rest, _LEAST_LEVEL * trace / d)
+    return (found > _STANDS_OUT * level[:, None]).double()
 
 
 def _reflectors(columns: list[Tensor]) -> list[Tensor]:
