@@ -66,7 +66,7 @@ class Classification:
         classes share their probes.
         """
         errors = self.std_errors.gather(1, self.log_posterior.topk(2, dim=1).indices)
-        return torch.hypot(errors[:, 0], errors[:, 1])
+        return torch.sqrt(errors.square().sum(1))
 
     def __repr__(self) -> str:
         return (

@@ -773,7 +773,26 @@ def test_the_integration_error_is_about_the_error_made(solver: str | None, steps
     # Without the noise of the probes, which is larger than it, in the difference.
     if divergence == "hutchinson" and solver is None:
         assert told < 0.5 * float((ll.log_prob - exact).square().mean().sqrt())
-    assert log_likelihood(model, x, solver=solver, steps=4).budget.integration is None
+
+
+def test_without_a_second_solve_the_integration_error_is_that_of_the_state() -> None:
+    target = ring()
+    x = at_start(target, VP, 64)
+    model = target.score_model(VP)
+    for steps in (20, 58):
+        alone = log_likelihood(model, x, steps=steps)
+        both = log_likelihood(model, x, steps=steps, integration_error=True)
+        assert alone.budget.integration is not None
+        assert both.budget.integration is not None
+        assert bool((alone.budget.integration <= both.budget.integration).all())
+        assert float(alone.budget.integration.max()) > 0
+        made = (alone.log_prob - truth(target, VP, x)).abs()
+        worst = int(made.argmax())
+        # First order, where the error is largest: it is told within a factor of 4.
+        assert float(made[worst]) / 4 < float(alone.budget.integration[worst]) < 4 * float(made[worst])
+    adaptive = log_likelihood(model, x, solver="adaptive:tsitouras_5")
+    assert adaptive.budget.integration is None
+    assert "integration_error=True" in str(adaptive.budget)
 
 
 def test_the_integration_error_of_an_adaptive_solve() -> None:

@@ -310,3 +310,13 @@ def test_arguments_that_make_no_sense(arguments, error, words: str) -> None:
     with pytest.raises(error, match=words):
         sk.log_likelihood(sk.ScoreModel(network, VP, "v"), torch.zeros(2, 2), **arguments)
     assert not calls
+
+
+def test_the_grid_by_name_is_the_default_one_and_fixed_places_go_with_no_tolerance() -> None:
+    x, model = 3 * draws(3), sk.ScoreModel(lambda x, t: 0.5 * x, VP, "v", data_std=3.0)
+    assert torch.equal(sk.log_likelihood(model, x, grid="along_path").log_prob, sk.log_likelihood(model, x).log_prob)
+    other = sk.log_likelihood(model, x, grid=sk.grids.AlongPath(1.0))
+    assert not torch.equal(other.log_prob, sk.log_likelihood(model, x).log_prob)
+    places = torch.linspace(VP.t_min, 1.0, 20, dtype=torch.float64)
+    with pytest.raises(ArgumentError, match="fixed places cannot be combined with tolerance"):
+        sk.log_likelihood(model, x, grid=places, tolerance=0.1)

@@ -54,7 +54,7 @@ def _feed(value: Any, update: Callable[[bytes], None], seen: dict[int, Any]) -> 
 
     if isinstance(value, Tensor):
         word("tensor", value.dtype, tuple(value.shape))
-        update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     elif isinstance(value, np.ndarray) and value.dtype != object:
         word("array", value.dtype, value.shape)
         update(np.ascontiguousarray(value).tobytes())

@@ -12,7 +12,7 @@ __all__ = ["Budget", "total_error"]
 
 _MEANING = {
     "probe": "standard error from what was drawn: probes, paths or times",
-    "integration": "from the difference to half the steps (or ten times the tolerances)",
+    "integration": "from the state's errors on its path; with integration_error=True from half the steps too",
     "truncation": "log p at t_eps less log p at t = 0, to first order or bounded",
     "prior": "bound, in the mean over data, on what the prior at T being a Gaussian costs",
 }
@@ -30,7 +30,9 @@ class Budget:
             atol), both under one probe held fixed so that its noise drops out. For a method of order 2 that is the
             error; for one of a higher order it is more than the error. With fixed steps it is not less than what the
             errors of the state along the path make of log p (`likelihood.defect`): half the steps may err alike. With
-            a tolerance, not less than a quarter of what it was at half the steps either.
+            a tolerance, not less than a quarter of what it was at half the steps either. Without a second solve it is
+            those errors of the state alone, which know nothing of the quadrature of the trace; None with a solver that
+            chooses its own steps.
         truncation: log p_{t_eps}(x) - log p_0(x), what is due to the density being that of the data with the noise of
             t_eps still in it. To first order in t, from the first evaluation,
             -ln(alpha)(d + x.s) + (|eps|^2 - (d - tr J_D))/2,   s = -eps/sigma;
@@ -90,4 +92,6 @@ class Budget:
 
 def total_error(probe: Tensor, integration: Tensor | None, prior: Tensor) -> Tensor:
     """sqrt(probe^2 + integration^2) + prior, (B,)."""
-    return torch.hypot(probe, torch.zeros_like(probe) if integration is None else integration) + prior
+    # Not torch.hypot, which rounds otherwise at the end of a batch than within it.
+    squares = probe.square() if integration is None else probe.square() + integration.square()
+    return torch.sqrt(squares) + prior

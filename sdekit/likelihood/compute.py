@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sdekit._tensors import check_positive_integer, check_state
 from sdekit.errors import ArgumentError, ShapeError, UnsupportedError
-from sdekit.grids import Grid
+from sdekit.grids import Grid, make_grid
 from sdekit.likelihood.estimators import Estimator, check_estimator, make_estimator
 from sdekit.likelihood.evaluation import Evaluation
 from sdekit.likelihood.ito import Ito
@@ -114,7 +114,8 @@ def log_likelihood(
             (`likelihood.decoder`), for two more solves from noised x; `log_prob_0` is then that bound, one in the mean
             over draws, whose noise (theirs and their probes') is in no entry. Without tolerance and target.
         condition: keyword arguments for every network call; batch-first tensors are cut with the batch.
-        integration_error: solve once more with half the steps (ten times the tolerances) for `budget.integration`.
+        integration_error: solve once more with half the steps (ten times the tolerances) for `budget.integration`;
+            otherwise it is what the errors of the state along its path make (None with an adaptive solver).
         tolerance: spend steps and probes until `budget.total` of each sample is at most this. Level after level has
             twice the steps (an adaptive solver: a tenth of the tolerances), beyond 384 steps twice the probes where the
             steps suffice; each sample goes its own way. `budget.met` says which samples are within it, `nfe` what each
@@ -170,6 +171,10 @@ def log_likelihood(
             return Evaluation(solver, places, divergence, kind, None, target, progress)
 
         if goal is not None:
+            if grid is not None and make_grid(grid).fixed_steps is not None:
+                raise ArgumentError(
+                    "a grid of fixed places cannot be combined with tolerance, which settles the steps; leave one out."
+                )
             at(0, 1)  # its errors come here, before any evaluation
             how = ToTolerance(*goal, at)
         else:

@@ -90,7 +90,10 @@ class Evaluation:
 
     def result(self, found: Estimate, coarse: Estimate | None, x: Tensor) -> LogLikelihood:
         """What is returned for an estimate, and a coarser one of the same samples, x, where there is one."""
-        unknown = {} if coarse is not None else {"integration": "not asked for: integration_error=True, or tolerance"}
+        integration = None if coarse is None else found.integration_error(coarse)
+        if integration is None and not self.solver.adaptive:
+            integration = torch.where(found.path.finished, found.path.defect.abs(), math.nan)
+        unknown = {} if integration is not None else {"integration": "not known without integration_error=True"}
         return LogLikelihood(
             log_prob=found.log_prob,
             std_error=found.std_error,
@@ -98,7 +101,7 @@ class Evaluation:
             nfe=found.nfe if coarse is None else found.nfe + coarse.nfe,
             budget=Budget(
                 probe=found.std_error,
-                integration=None if coarse is None else found.integration_error(coarse),
+                integration=integration,
                 truncation=found.truncation,
                 prior=found.prior,
                 unknown=unknown,

@@ -109,7 +109,8 @@ def make_nodes(
     Raises:
         ArgumentError: for a number of steps that makes no sense, or none where one is needed.
     """
-    place = AlongPath(model.data_std or 1.0) if grid is None else make_grid(grid)
+    by_default = grid is None or (isinstance(grid, str) and grid == AlongPath.name)
+    place = AlongPath(model.data_std or 1.0) if by_default else make_grid(grid)  # type: ignore[arg-type]
     if steps is None:
         steps = place.fixed_steps
     if steps is None and solver.adaptive:
