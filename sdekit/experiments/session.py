@@ -289,16 +289,7 @@ class Session:
                 raise _Interrupted("the comparison was stopped.")
             return network(x, t, **condition)
 
-        return ScoreModel(
-            watched,
-            model.sde,
-            model.prediction,
-            time=model.time,
-            condition=model.condition,
-            data_std=model.data_std,
-            shape=model.shape,
-            needs_autograd=model.needs_autograd,
-        )
+        return model.with_network(watched, needs_autograd=model.needs_autograd)
 
     def _write_cell(self, cell: Cell, record: Record) -> None:
         self.records[cell] = record

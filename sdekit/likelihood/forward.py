@@ -32,15 +32,7 @@ def for_wide_states(model: ScoreModel, dtype: torch.dtype) -> ScoreModel:
         out = model.network(point, label.to(dtype if dtype == torch.float64 else torch.float32), **condition)
         return model.checked(out, point).to(x.dtype)
 
-    return ScoreModel(
-        network,
-        model.sde,
-        model.prediction,
-        time=model.time,
-        condition=model.condition,
-        data_std=model.data_std,
-        shape=model.shape,
-    )
+    return model.with_network(network)
 
 
 def checked_noise(model: ScoreModel, x: Tensor, t: Tensor | float, estimator: str, step: int) -> Tensor:

@@ -196,17 +196,7 @@ class _Recorder:
         return Path(latent, columns, none, none, nfe, torch.zeros(batch, dtype=torch.bool, device=device), status)
 
     def _with(self, network: Callable[..., Tensor]) -> ScoreModel:
-        model = self.model
-        return ScoreModel(
-            network,
-            model.sde,
-            model.prediction,
-            time=model.time,
-            condition=model.condition,
-            data_std=model.data_std,
-            shape=model.shape,
-            needs_autograd=True,
-        )
+        return self.model.with_network(network, needs_autograd=True)
 
     def _cast(self, x: Tensor, label: Tensor, /, **condition: Any) -> Tensor:
         point = x.to(self.dtype)

@@ -197,6 +197,19 @@ class ScoreModel:
         """The same model with these keyword arguments for every network call, and a counter of its own."""
         return self._copy({**self.condition, **condition})
 
+    def with_network(self, network: Callable[..., Tensor], *, needs_autograd: bool = False) -> ScoreModel:
+        """The same model around another network, which may call this one's; with a counter of its own."""
+        return ScoreModel(
+            network,
+            self.sde,
+            self.prediction,
+            time=self.time,
+            condition=self.condition,
+            data_std=self.data_std,
+            shape=self.shape,
+            needs_autograd=needs_autograd,
+        )
+
     def counted(self) -> ScoreModel:
         """The same model with a counter of its own, at 0: what a solve takes, so that no state stays behind."""
         return self._copy(self.condition)

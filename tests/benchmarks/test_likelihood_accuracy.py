@@ -18,6 +18,7 @@ import sdekit as sk
 from sdekit.likelihood import Divergence, Exact, GaussianControl, Hutchinson, HutchPP, XTrace
 from sdekit.sdes import VPSDE
 from sdekit.targets import GaussianMixture
+from sdekit.training.digits_data import dequantise, digits_split
 
 VP = VPSDE(beta_min=0.1, beta_max=20.0)
 
@@ -145,6 +146,34 @@ def test_error_with_one_product_an_evaluation(benchmark, capsys: pytest.CaptureF
             for label, row in rows.items():
                 print(f"  {label:36}", *row)
     assert all(len(row) == len(sizes) for row in rows.values())
+
+
+def test_probes_on_the_bundled_network(benchmark, capsys: pytest.CaptureFixture[str]) -> None:
+    # Against the exact trace of the same solve: a trained network's Jacobian is noisier than an exact target's.
+    draws, steps, seeds = (32, 118, 6) if benchmark.enabled else (2, 6, 1)
+    model = sk.models.load("digits")
+    x = dequantise(digits_split().held_out_images[:draws], torch.Generator().manual_seed(0))
+    rows: dict[str, list[str]] = {}
+
+    def once() -> None:
+        exact = sk.log_likelihood(model, x, divergence="exact", steps=steps).log_prob
+        for kind in ("adapted", "rademacher", "hadamard"):
+            for probes in (1, 2):
+                how: dict[str, Any] = {"probe_distribution": kind, "probes": probes, "steps": steps}
+                found = [sk.log_likelihood(model, x, seed=seed, **how).log_prob for seed in range(seeds)]
+                error = float((torch.cat(found) - exact.repeat(seeds)).square().mean().sqrt())
+                assert error > 0
+                rows.setdefault(kind, []).append(f"{error:8.3f}")
+
+    benchmark.pedantic(once, rounds=1, iterations=1)
+    with capsys.disabled():
+        if benchmark.enabled:
+            print(
+                "\nrms difference in nats to the exact trace on the digits network, 120 evaluations: 1 probe, 2 probes"
+            )
+            for kind, row in rows.items():
+                print(f"  {kind:12}", *row)
+    assert all(len(row) == 2 for row in rows.values())
 
 
 def test_coverage_of_standard_errors(benchmark, capsys: pytest.CaptureFixture[str]) -> None:

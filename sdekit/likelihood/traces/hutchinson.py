@@ -7,6 +7,7 @@ and the products J v of past nodes show its dominant directions; so Q can follow
 
 from __future__ import annotations
 
+import abc
 import math
 from dataclasses import dataclass, replace
 from typing import Literal, final, get_args
@@ -108,7 +109,7 @@ class _HutchinsonTraces(Traces):
         return _HutchinsonTraces(self._chooser.part(start, stop, total), control)
 
 
-class _Chooser:
+class _Chooser(abc.ABC):
     """Chooses the probes of each node, K of them, each (B, d) in float64."""
 
     count: int
@@ -119,14 +120,16 @@ class _Chooser:
         self._probes: Probes = draws.open()
         self.count = draws.count
 
+    @abc.abstractmethod
     def next(self) -> list[Tensor]:
-        raise NotImplementedError
+        """The probes of the next node."""
 
     def learn(self, probes: list[Tensor], products: list[Tensor]) -> None:
         """Take note of the products J^T v at this node."""
 
+    @abc.abstractmethod
     def part(self, start: int, stop: int, total: int) -> _Chooser:
-        raise NotImplementedError
+        """The same for samples start … stop - 1 of `total`, from the first node on."""
 
 
 @final
