@@ -124,6 +124,7 @@ class _Chooser(abc.ABC):
     def next(self) -> list[Tensor]:
         """The probes of the next node."""
 
+    @abc.abstractmethod
     def learn(self, probes: list[Tensor], products: list[Tensor]) -> None:
         """Take note of the products J^T v at this node."""
 
@@ -149,6 +150,9 @@ class _Independent(_Chooser):
         if self._along == "fixed":
             self._kept = drawn
         return drawn
+
+    def learn(self, probes: list[Tensor], products: list[Tensor]) -> None:
+        """These probes follow nothing."""
 
     def part(self, start: int, stop: int, total: int) -> _Chooser:
         return _Independent(self._draws.part(start, stop, total), self._distribution, self._along)
@@ -186,6 +190,9 @@ class _Hadamard(_Chooser):
             s * _parity_sign((row ^ shift)[:, None] & self._column)
             for s, shift in zip(self._signs, self._shift, strict=True)
         ]
+
+    def learn(self, probes: list[Tensor], products: list[Tensor]) -> None:
+        """These probes follow nothing."""
 
     def part(self, start: int, stop: int, total: int) -> _Chooser:
         return _Hadamard(self._draws.part(start, stop, total))
